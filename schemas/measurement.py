@@ -1,0 +1,132 @@
+"""What one candidate did under one load: numbers with units, intervals, the load and the engine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Record(BaseModel):
+    """Base of everything tritonc records: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Interval(Record):
+    """An estimate with its two-sided 95% confidence interval.
+
+    `low` or `high` is None where the sample is too small to bound that side (a p99 has an upper bound only from
+    368 requests on); a person is shown "unknown", never a guess.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Interval:
+        if (self.low is not None and self.low > self.value) or (
+            self.high is not None and self.high < self.value
+        ):
+            raise ValueError(
+                f"the interval [{self.low}, {self.high}] does not contain its estimate {self.value}"
+            )
+        return self
+
+
+class ClosedLoad(Record):
+    """A fixed number of clients, each sending its next request when the answer to the last has come."""
+
+    kind: Literal["closed"] = "closed"
+    concurrency: Annotated[int, Field(ge=1)]
+    request_batch: Annotated[int, Field(ge=1)] = 1
+
+
+class OpenLoad(Record):
+    """Requests sent at a rate of their own, whether or not the server keeps up.
+
+    `rate` is the nominal rate in requests a second; what was really offered stands in the Measurement.
+    """
+
+    kind: Literal["open"] = "open"
+    rate: Annotated[float, Field(gt=0)]
+    distribution: Literal["poisson", "constant"] = "poisson"
+    request_batch: Annotated[int, Field(ge=1)] = 1
+
+
+Load = Annotated[ClosedLoad | OpenLoad, Field(discriminator="kind")]
+
+
+class EngineInfo(Record):
+    """Which engine made a Measurement, so that numbers of different engines are never mixed."""
+
+    name: str
+    """`embedded` or `local`."""
+    triton: str
+    """The server's own version, for example 2.51.0."""
+    release: str
+    """The Triton release that version belongs to, for example 24.10; "unknown" where no table has it."""
+    runtimes: dict[str, str] = {}
+    """What executed the model, by package, for example {"onnxruntime": "1.24.1"}."""
+    load_generator: str
+    """For example "perf_analyzer 2.43.0"."""
+    server_cores: tuple[int, ...] = ()
+    """Cores the server was pinned to; empty where it was not pinned."""
+    load_generator_cores: tuple[int, ...] = ()
+
+
+class Hardware(Record):
+    """The machine a Measurement was made on."""
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    gpus: tuple[str, ...] = ()
+
+
+class Measurement(Record):
+    """What one candidate did under one load.
+
+    Throughput is in inferences a second (a request of batch 4 is four inferences), latencies in milliseconds from
+    the client's send to its last response, the breakdown in milliseconds a request from the server's statistics.
+    """
+
+    load: Load
+    requests: Annotated[int, Field(ge=0)]
+    """Completed requests that the numbers below rest on."""
+    errors: Annotated[int, Field(ge=0)] = 0
+    duration_s: float
+    throughput: Interval
+    """Inferences a second."""
+    latency_ms: dict[Literal["avg", "p50", "p90", "p95", "p99"], Interval]
+    offered_rate: float | None = None
+    """Open loop: requests a second really sent, from the send times."""
+    sustained: bool = True
+    """Open loop: completed >= 0.98 x sent and latency does not grow over the window. Closed loop: always true."""
+    queue_ms: float | None = None
+    compute_input_ms: float | None = None
+    compute_infer_ms: float | None = None
+    compute_output_ms: float | None = None
+    mean_batch: float | None = None
+    """Inferences an execution: what the dynamic batcher really formed."""
+    memory_bytes: int | None = None
+    """Proportional set size of the server and its stubs, peak over the window."""
+    gpu_memory_bytes: int | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class Failure(Record):
+    """Why a candidate has no Measurement: a result of the search, not an error of tritonc."""
+
+    reason: Literal[
+        "load_failed",
+        "load_timeout",
+        "server_crashed",
+        "server_hung",
+        "request_errors",
+        "outputs_differ",
+        "no_result",
+        "out_of_memory",
+    ]
+    detail: str
