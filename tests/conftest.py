@@ -1,0 +1,68 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+COMMANDS_OF_A_SPEC = ("build", "candidates", "tune", "diff", "report")
+
+Content = str | bytes | onnx.ModelProto
+
+
+@dataclass(frozen=True)
+class ProjectFolder:
+    """A folder with a spec and its models, and the real command run on it in this process."""
+
+    folder: Path
+
+    def path(self, relative: str) -> Path:
+        return self.folder / relative
+
+    def write(self, relative: str, content: Content) -> Path:
+        """Creates or replaces one file, with the folders it needs."""
+        path = self.path(relative)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            path.write_text(content, encoding="utf-8")
+        else:
+            path.write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
+        return path
+
+    def run(self, *args: str | Path, input: str | None = None) -> Result:  # noqa: A002  (CliRunner's own name)
+        """Runs `tritonc ARGS`; `spec.yaml` of this folder is SPEC where none is given.
+
+        There is no chdir: give every other path as `p.path("…")`. An exception that the command does not
+        turn into an exit code is a bug, and is raised here.
+        """
+        from tritonc.cli import cli
+
+        result = CliRunner().invoke(cli, self._with_spec([str(arg) for arg in args]), input=input)
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    def _with_spec(self, args: list[str]) -> list[str]:
+        command = next((place for place, arg in enumerate(args) if arg in COMMANDS_OF_A_SPEC), None)
+        if command is None or any(arg.endswith((".yaml", ".yml")) or arg == "--help" for arg in args):
+            return args
+        return [*args[: command + 1], str(self.path("spec.yaml")), *args[command + 1 :]]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Callable[[Mapping[str, Content]], ProjectFolder]:
+    """`project({"spec.yaml": text, "models/mlp.onnx": mlp()})` makes the folder of a project."""
+
+    def make(files: Mapping[str, Content]) -> ProjectFolder:
+        folder = ProjectFolder(tmp_path / "project")
+        folder.folder.mkdir(exist_ok=True)
+        for relative, content in files.items():
+            folder.write(relative, content)
+        return folder
+
+    return make
