@@ -1,0 +1,5 @@
+"""`python -m tritonc`."""
+
+from tritonc.cli import main
+
+main()

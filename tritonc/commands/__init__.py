@@ -1,0 +1,1 @@
+"""One module a command; see `tritonc.cli` for how they are found and what they return."""
