@@ -1,0 +1,85 @@
+"""A small space and made-up outcomes for testing the search without a server."""
+
+from __future__ import annotations
+
+import math
+
+from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.space import Choice, Condition, Dimension, Space
+from tritonc.schemas.lock import KnobValue
+from tritonc.schemas.measurement import ClosedLoad, Interval, Measurement
+from tritonc.tuner.measure import Capacity, Seconds
+
+
+def _dimension(knob: str, *values: KnobValue, when: dict[str, KnobValue] | None = None, ordinal: bool = False):
+    conditions = tuple(Condition(name, (value,)) for name, value in (when or {}).items())
+    return Dimension(knob, tuple(Choice(value) for value in values), conditions, ordinal)
+
+
+def small_space() -> Space:
+    """Two accelerators, batching with its own knobs, counts and a tuple: 240 candidates."""
+    batching = {"dynamic_batching": True}
+    return Space(
+        model="mlp",
+        target="cpu",
+        dimensions=(
+            _dimension("accelerator", "none", "openvino"),
+            _dimension("instance_count", 1, 2, 4, ordinal=True),
+            _dimension("intra_op_thread_count", 1, 4, when={"accelerator": "none"}, ordinal=True),
+            _dimension("max_batch_size", 1, 2, 4, 8, ordinal=True),
+            _dimension("dynamic_batching", False, True),
+            _dimension("max_queue_delay_microseconds", 0, 500, when=batching, ordinal=True),
+            _dimension("preferred_batch_size", (), (4, 8), when=batching),
+        ),
+        baseline=Candidate.of(
+            "mlp",
+            "cpu",
+            {
+                "accelerator": "none",
+                "instance_count": 2,
+                "intra_op_thread_count": 1,
+                "max_batch_size": 8,
+                "dynamic_batching": True,
+                "max_queue_delay_microseconds": 0,
+                "preferred_batch_size": (),
+            },
+        ),
+    )
+
+
+def throughput_of(candidate: Candidate) -> float:
+    """A smooth surface with one best corner: openvino, four instances, batches of eight with a delay."""
+    knobs = candidate.values
+    value = 100.0 * (1.5 if knobs["accelerator"] == "openvino" else 1.0)
+    value *= 1 + 0.3 * math.log2(int(knobs["instance_count"]))
+    value *= 1 + 0.1 * math.log2(int(knobs["max_batch_size"])) * (2 if knobs["dynamic_batching"] else 0)
+    return value * (1.2 if knobs.get("max_queue_delay_microseconds") else 1.0)
+
+
+def measurement(throughput: float, p99_ms: float = 20.0, requests: int = 1000) -> Measurement:
+    """A measurement with these numbers, 2% wide."""
+    return Measurement(
+        load=ClosedLoad(concurrency=8),
+        requests=requests,
+        duration_s=1.0,
+        throughput=Interval(value=throughput, low=throughput * 0.98, high=throughput * 1.02),
+        latency_ms={"avg": Interval(value=p99_ms / 2), "p99": Interval(value=p99_ms, low=p99_ms * 0.9)},
+    )
+
+
+def capacity(throughput: float, violation: float = 0.0) -> Capacity:
+    """A capacity of `throughput` whose p99 is over its SLO by the relative `violation`."""
+    made = measurement(throughput, 20.0 * (1 + violation))
+    return Capacity(
+        measurement=made,
+        steps=(measurement(throughput / 2, 10.0), made),
+        slo_met=violation <= 0,
+        violations={"p99_latency_ms": violation},
+        objective=throughput,
+        seconds=Seconds(),
+    )
+
+
+def outcome_of(candidate: Candidate) -> Capacity:
+    """What the made-up surface says about a candidate; every SLO is met."""
+    return capacity(throughput_of(candidate))

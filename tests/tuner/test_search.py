@@ -1,0 +1,203 @@
+"""The search: baseline first, nothing twice, nothing lost, the same asks for the same tells."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.tuner.spaces import capacity, outcome_of, small_space, throughput_of
+from tritonc.compiler.candidate import Candidate
+from tritonc.schemas.errors import SetupError
+from tritonc.schemas.measurement import Failure
+from tritonc.tuner.search import Search, study_names
+
+SPACE = small_space()
+CRASH = Failure(reason="server_crashed", detail="signal 11")
+
+
+def run(search: Search, trials: int) -> list[Candidate]:
+    asked = []
+    for _ in range(trials):
+        candidate = search.ask()
+        if candidate is None:
+            break
+        asked.append(candidate)
+        search.tell(candidate, outcome_of(candidate), seconds=1.5)
+    return asked
+
+
+def test_the_baseline_is_asked_first():
+    assert Search(SPACE).ask() == SPACE.baseline
+
+
+def test_the_whole_space_is_asked_once_and_then_nothing():
+    search = Search(SPACE, seed=3)
+    asked = run(search, 1000)
+    assert len(asked) == len(set(asked)) == len(SPACE)
+    assert search.ask() is None
+
+
+def test_the_same_seed_and_tells_give_the_same_asks():
+    assert run(Search(SPACE, seed=5), 30) == run(Search(SPACE, seed=5), 30)
+    assert run(Search(SPACE, seed=5), 30) != run(Search(SPACE, seed=6), 30)
+
+
+def test_an_interrupted_study_asks_what_an_uninterrupted_one_asks(tmp_path: Path):
+    whole = run(Search(SPACE, seed=5), 30)
+    first = run(Search(SPACE, seed=5, storage=tmp_path / "optuna.db"), 17)
+    rest = run(Search(SPACE, seed=5, storage=tmp_path / "optuna.db"), 13)
+    assert first + rest == whole
+
+
+def test_a_reopened_study_has_every_outcome_complete(tmp_path: Path):
+    search = Search(SPACE, storage=tmp_path / "optuna.db")
+    run(search, 12)
+    failing = search.ask()
+    search.tell(failing, CRASH, seconds=2.0)
+    again = Search(SPACE, storage=tmp_path / "optuna.db")
+    assert again.trials == search.trials
+    assert again.outcome(failing) == CRASH
+    assert again.outcome(SPACE.baseline) == outcome_of(SPACE.baseline)
+
+
+def test_parameters_of_a_trial_are_what_was_measured(tmp_path: Path):
+    import optuna
+
+    search = Search(SPACE, storage=tmp_path / "optuna.db", study="s")
+    asked = run(search, 20)
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/optuna.db")
+    for candidate, trial in zip(asked, study.trials, strict=True):
+        assert trial.params.keys() == candidate.values.keys()
+        assert trial.params["instance_count"] == candidate.values["instance_count"]
+        assert trial.value == throughput_of(candidate)
+
+
+def test_violations_are_constraints_with_magnitudes_and_failures_have_reasons(tmp_path: Path):
+    import optuna
+
+    search = Search(SPACE, storage=tmp_path / "optuna.db", study="s")
+    search.tell(search.ask(), capacity(900.0, violation=0.25))
+    search.tell(search.ask(), CRASH)
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/optuna.db")
+    violating, failed = study.trials
+    assert violating.state == optuna.trial.TrialState.COMPLETE
+    assert violating.constraints == {"p99_latency_ms": 0.25}
+    assert failed.state == optuna.trial.TrialState.FAIL
+    assert failed.user_attrs["reason"] == "server_crashed: signal 11"
+
+
+def test_the_best_keeps_the_slo_even_if_another_is_faster():
+    search = Search(SPACE)
+    for outcome in (capacity(900.0, violation=0.5), capacity(100.0), capacity(120.0), CRASH):
+        search.tell(search.ask(), outcome)
+    assert search.best().capacity.objective == 120.0
+    assert [trial.capacity.objective for trial in search.ranked()] == [120.0, 100.0, 900.0]
+
+
+def test_where_nothing_keeps_the_slo_the_least_violating_is_best():
+    search = Search(SPACE)
+    for violation in (0.5, 0.1, 0.9):
+        search.tell(search.ask(), capacity(100.0 * violation, violation=violation))
+    assert search.best().capacity.violations == {"p99_latency_ms": 0.1}
+
+
+def test_there_is_no_best_where_everything_failed():
+    search = Search(SPACE)
+    search.tell(search.ask(), CRASH)
+    assert search.best() is None
+
+
+def test_the_default_sampler_finds_a_good_corner_without_measuring_everything():
+    search = Search(SPACE, seed=1)
+    run(search, 50)
+    top = max(throughput_of(candidate) for candidate in SPACE)
+    assert search.best().capacity.objective >= 0.9 * top
+
+
+def test_violating_regions_are_left():
+    def outcome(candidate: Candidate):
+        over = 1.0 if candidate.values["accelerator"] == "openvino" else 0.0
+        return capacity(throughput_of(candidate), violation=over)
+
+    search = Search(SPACE, seed=2)
+    asked = []
+    for _ in range(60):
+        asked.append(search.ask())
+        search.tell(asked[-1], outcome(asked[-1]))
+    late = [candidate.values["accelerator"] for candidate in asked[-30:]]
+    assert late.count("none") > late.count("openvino")
+
+
+def test_an_abandoned_candidate_does_not_count_and_is_asked_again(tmp_path: Path):
+    search = Search(SPACE, storage=tmp_path / "optuna.db")
+    search.abandon(search.ask())
+    assert search.trials == ()
+    assert search.ask() == SPACE.baseline
+
+
+def test_several_may_be_open_at_once():
+    search = Search(SPACE)
+    first, second = search.ask(), search.ask()
+    assert first != second
+    search.tell(second, outcome_of(second))
+    search.tell(first, outcome_of(first))
+    assert [trial.candidate for trial in search.trials] == [second, first]
+
+
+def test_telling_twice_is_an_error():
+    search = Search(SPACE)
+    candidate = search.ask()
+    search.tell(candidate, outcome_of(candidate))
+    with pytest.raises(KeyError):
+        search.tell(candidate, outcome_of(candidate))
+
+
+def _run_and_die(path: Path) -> None:
+    search = Search(SPACE, storage=path, study="s")
+    run(search, 3)
+    search.ask()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_leaves_its_finished_trials_and_an_interrupted_one(tmp_path: Path):
+    import optuna
+
+    storage = tmp_path / "optuna.db"
+    process = multiprocessing.get_context("spawn").Process(target=_run_and_die, args=(storage,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    search = Search(SPACE, storage=storage, study="s")
+    assert len(search.trials) == 3
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{storage}")
+    assert study.trials[3].user_attrs["reason"] == "interrupted"
+    assert search.ask() == run(Search(SPACE), 4)[3]
+
+
+def test_a_trial_killed_between_its_outcome_and_its_end_is_kept(tmp_path: Path):
+    storage = tmp_path / "optuna.db"
+    search = Search(SPACE, storage=storage)
+    candidate = search.ask()
+    search.tell(candidate, outcome_of(candidate))
+    with sqlite3.connect(storage) as database:
+        database.execute("UPDATE trials SET state='RUNNING', datetime_complete=NULL")
+    assert Search(SPACE, storage=storage).trials == search.trials
+
+
+def test_studies_of_one_file_are_apart(tmp_path: Path):
+    storage = tmp_path / "a folder, 100%?" / "optuna.db"
+    assert study_names(storage) == ()
+    run(Search(SPACE, storage=storage, study="one"), 2)
+    assert Search(SPACE, storage=storage, study="two").trials == ()
+    assert sorted(study_names(storage)) == ["one", "two"]
+
+
+def test_a_file_that_is_no_database_is_a_setup_error(tmp_path: Path):
+    (tmp_path / "optuna.db").write_text("not a database, but long enough to be taken for one" * 100)
+    with pytest.raises(SetupError, match=r"optuna\.db cannot be read or written"):
+        Search(SPACE, storage=tmp_path / "optuna.db")

@@ -1,0 +1,142 @@
+"""Points of a Space: completing a partial one, its neighbours, and those worth measuring first."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.space import Condition, Dimension, Space
+from tritonc.schemas.lock import KnobValue
+
+ENUMERABLE = 20_000
+"""Spaces up to this size are listed to draw from; above it, points are drawn by random walks."""
+
+_WALKS = 1000
+"""Random walks tried in a large space before it is searched in order for one that was not measured."""
+
+
+def legal_values(dimension: Dimension, active: Mapping[str, KnobValue]) -> tuple[KnobValue, ...]:
+    """Values `dimension` may take beside the knobs already `active`; empty where it is inactive."""
+    if not all(_holds(condition, active) for condition in dimension.conditions):
+        return ()
+    return tuple(
+        choice.value
+        for choice in dimension.choices
+        if all(_holds(condition, active) for condition in choice.conditions)
+    )
+
+
+def _holds(condition: Condition, active: Mapping[str, KnobValue]) -> bool:
+    return condition.knob in active and active[condition.knob] in condition.values
+
+
+def complete(space: Space, choose: Callable[[Dimension, tuple[KnobValue, ...]], KnobValue]) -> Candidate:
+    """The candidate that `choose` leads to, one active dimension at a time; it is given the legal values."""
+    active: dict[str, KnobValue] = {}
+    for dimension in space.dimensions:
+        if legal := legal_values(dimension, active):
+            active[dimension.knob] = choose(dimension, legal)
+    return Candidate.of(space.model, space.target, active)
+
+
+def nearest(dimension: Dimension, legal: tuple[KnobValue, ...], wanted: KnobValue) -> KnobValue:
+    """`wanted` where it is legal, else the legal value closest on a logarithmic scale, else the first."""
+    if wanted in legal:
+        return wanted
+    if dimension.ordinal and isinstance(wanted, int | float):
+        return min(legal, key=lambda value: abs(_scale(value) - _scale(wanted)))
+    return legal[0]
+
+
+def _scale(value: KnobValue) -> float:
+    return math.log1p(max(0.0, float(value))) if isinstance(value, int | float) else math.inf
+
+
+def adapted(space: Space, base: Candidate, wanted: Mapping[str, KnobValue]) -> Candidate:
+    """`base` with the `wanted` values, each where it is legal or else as near as it can be."""
+    values = base.values | dict(wanted)
+
+    def choose(dimension: Dimension, legal: tuple[KnobValue, ...]) -> KnobValue:
+        return nearest(dimension, legal, values.get(dimension.knob, legal[0]))
+
+    return complete(space, choose)
+
+
+def neighbours(space: Space, candidate: Candidate) -> Iterator[Candidate]:
+    """Candidates that differ from `candidate` in one knob (and in those that depend on it), nearest first."""
+    moves: list[tuple[int, str, KnobValue]] = []
+    for dimension in space.dimensions:
+        if dimension.knob not in candidate.values:
+            continue
+        legal = legal_values(dimension, candidate.values)
+        here = legal.index(candidate.values[dimension.knob])
+        for position, value in enumerate(legal):
+            if position != here:
+                moves.append((abs(position - here) if dimension.ordinal else 1, dimension.knob, value))
+    known = {candidate}
+    for _, knob, value in sorted(moves, key=lambda move: move[0]):
+        other = adapted(space, candidate, {knob: value})
+        if other not in known:
+            known.add(other)
+            yield other
+
+
+def random_point(space: Space, rng: random.Random) -> Candidate:
+    """A candidate drawn knob by knob, each legal value equally likely."""
+    return complete(space, lambda _dimension, legal: rng.choice(legal))
+
+
+def unseen_near(
+    space: Space, proposed: Candidate, seen: Collection[Candidate], rng: random.Random
+) -> Candidate | None:
+    """`proposed` if it is new, else a new neighbour, else any new candidate; None where all were seen."""
+    if proposed not in seen:
+        return proposed
+    for neighbour in neighbours(space, proposed):
+        if neighbour not in seen:
+            return neighbour
+    if len(space) > ENUMERABLE:
+        for _ in range(_WALKS):
+            if (walked := random_point(space, rng)) not in seen:
+                return walked
+        return next((candidate for candidate in space if candidate not in seen), None)
+    left = [candidate for candidate in space if candidate not in seen]
+    return rng.choice(left) if left else None
+
+
+def starting_points(space: Space) -> tuple[Candidate, ...]:
+    """What to measure before there is anything to learn from: the baseline and a handful of informed points.
+
+    One instance with all threads, as many instances as cores with one thread each, a middle batch without and
+    with a delay, and each backend and accelerator once (design/search.md, "Start").
+    """
+    by_knob = {dimension.knob: dimension for dimension in space.dimensions}
+
+    def values(knob: str) -> list[KnobValue]:
+        return [choice.value for choice in by_knob[knob].choices] if knob in by_knob else []
+
+    threads = max((v for v in values("intra_op_thread_count") if isinstance(v, int)), default=1)
+    wide: dict[str, KnobValue] = {"instance_count": 1, "intra_op_thread_count": threads}
+    narrow: dict[str, KnobValue] = {"instance_count": threads, "intra_op_thread_count": 1}
+    batching: dict[str, KnobValue] = {"dynamic_batching": True, "max_batch_size": _middle(values("max_batch_size"))}
+    delays = values("max_queue_delay_microseconds")
+    wanted: list[dict[str, KnobValue]] = [
+        wide,
+        narrow,
+        wide | batching | {"max_queue_delay_microseconds": 0},
+        wide | batching | {"max_queue_delay_microseconds": _middle(delays)},
+    ]
+    wanted += [{"backend": value, **wide} for value in values("backend")]
+    wanted += [{"accelerator": value, **wide} for value in values("accelerator")]
+    points = [space.baseline, *(adapted(space, space.baseline, _known(w, by_knob)) for w in wanted)]
+    return tuple(dict.fromkeys(points))
+
+
+def _middle(values: list[KnobValue]) -> KnobValue:
+    return values[len(values) // 2] if values else 0
+
+
+def _known(wanted: Mapping[str, KnobValue], by_knob: Mapping[str, Dimension]) -> dict[str, KnobValue]:
+    return {knob: value for knob, value in wanted.items() if knob in by_knob}
