@@ -1,0 +1,65 @@
+"""`tritonc doctor`: what this machine can build and measure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tritonc.output import Output
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from tritonc.tuner.doctor import Report
+
+_STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
+
+
+@click.command(epilog="Example: tritonc doctor")
+@click.pass_obj
+def command(output: Output) -> int:
+    """Show what this machine can build and measure, and what to install for the rest.
+
+    Starts no server and fetches nothing. Exits 3 where `tritonc tune` could not measure; `tritonc build`
+    works wherever this command runs.
+    """
+    from tritonc.tuner.doctor import examine
+
+    report = examine(Path.cwd())
+    document = {
+        "can_build": True,
+        "can_measure": report.can_measure,
+        "measurable": report.measurable,
+        "checks": [asdict(check) for check in report.checks],
+    }
+    output.result(document, render_report(report))
+    return 0 if report.can_measure else 3
+
+
+def render_report(report: Report) -> RenderableType:
+    """The report as a table with a line on either side of "can"."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "what", "found", "what to do"):
+        table.add_column(heading, overflow="fold")
+    for check in report.checks:
+        state = Text(check.state, style=_STYLES[check.state])
+        table.add_row(state, check.name, Text(check.found), Text(check.remedy))
+    return Group(table, Text(""), Text("build: every target of every spec"), Text(_measure_line(report)))
+
+
+def _measure_line(report: Report) -> str:
+    if not report.can_measure:
+        return "measure: nothing until the problems above are solved"
+    devices = (
+        f"{device}: "
+        + ", ".join(f"{backend} ({', '.join(names)})" for backend, names in report.measurable[device].items())
+        for device in report.measurable
+    )
+    return "measure: " + "; ".join(devices)
