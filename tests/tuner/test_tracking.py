@@ -1,0 +1,126 @@
+"""What people find in MLflow, on a real SQLite store; and what happens where there is none."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from tests.tuner.spaces import capacity
+from tritonc.schemas.measurement import Failure
+from tritonc.tuner.tracking import Tracking, TrialRun
+
+CONFIG = 'name: "mlp"\n'
+
+
+def trial(candidate: str = "0123456789", **fields) -> TrialRun:
+    values = {
+        "name": f"trial {candidate}",
+        "candidate": candidate,
+        "knobs": {"instance_count": 2, "dynamic_batching": True, "preferred_batch_size": (4, 8)},
+        "outcome": capacity(120.0, violation=0.25),
+        "config": CONFIG,
+    }
+    return TrialRun(**(values | fields))
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def tracking(tmp_path: Path, warnings: list[str]) -> Tracking:
+    return Tracking(tmp_path / "state", uri=None, experiment="ocr", warn=warnings.append)
+
+
+def runs_of(tracking: Tracking) -> tuple[MlflowClient, list]:
+    client = MlflowClient(tracking_uri=tracking.uri)
+    experiment = client.get_experiment_by_name("ocr")
+    return client, list(client.search_runs([experiment.experiment_id], order_by=["start_time"]))
+
+
+def test_a_trial_is_a_nested_run_with_knobs_numbers_and_files(tracking: Tracking, warnings: list[str]):
+    assert tracking.open_study("study-1", "mlp on cpu", {"tritonc.engine": "embedded"}) == frozenset()
+    tracking.log_trial(trial(tags={"tritonc.baseline": "true"}))
+    tracking.close_study("FINISHED", {"tritonc.chosen": "0123456789"})
+    client, (parent, child) = runs_of(tracking)
+    assert warnings == []
+    assert tracking.parent_run == parent.info.run_id == child.data.tags["mlflow.parentRunId"]
+    assert parent.info.status == child.info.status == "FINISHED"
+    assert parent.data.tags["tritonc.engine"] == "embedded"
+    assert child.data.tags["tritonc.baseline"] == "true"
+    assert child.data.params == {
+        "instance_count": "2",
+        "dynamic_batching": "True",
+        "preferred_batch_size": "(4, 8)",
+    }
+    assert child.data.metrics["throughput_inferences_per_s"] == 120.0
+    assert child.data.metrics["p99_latency_ms"] == 25.0
+    assert child.data.metrics["violation_of_p99_latency_ms"] == 0.25
+    steps = client.get_metric_history(child.info.run_id, "step_throughput_inferences_per_s")
+    assert [(step.step, step.value) for step in steps] == [(8, 60.0), (8, 120.0)]
+    files = {item.path for item in client.list_artifacts(child.info.run_id)}
+    assert files == {"config.pbtxt", "load_steps.json"}
+
+
+def test_a_failed_trial_carries_its_reason_and_the_server_s_last_words(tracking: Tracking):
+    tracking.open_study("study-1", "mlp on cpu", {})
+    failure = Failure(reason="server_crashed", detail="signal 9")
+    tracking.log_trial(trial(outcome=failure, server_log="Signal (9) received\n"))
+    client, (_, child) = runs_of(tracking)
+    assert child.info.status == "FAILED"
+    assert child.data.tags["tritonc.failure"] == "server_crashed"
+    log = client.download_artifacts(child.info.run_id, "server.log")
+    assert Path(log).read_text() == "Signal (9) received\n"
+
+
+def test_a_resumed_study_continues_its_parent_and_knows_what_is_logged(tracking: Tracking, tmp_path: Path):
+    tracking.open_study("study-1", "mlp on cpu", {})
+    tracking.log_trial(trial("aaaaaaaaaa"))
+    tracking.log_trial(trial("bbbbbbbbbb", kind="confirmation"))
+    tracking.close_study("KILLED")
+    again = Tracking(tmp_path / "state", uri=None, experiment="ocr", warn=pytest.fail)
+    assert again.open_study("study-1", "mlp on cpu", {}) == {"aaaaaaaaaa"}
+    assert again.parent_run == tracking.parent_run
+    assert again.open_study("study-2", "mlp on gpu", {}) == frozenset()
+    assert again.parent_run != tracking.parent_run
+
+
+def test_logging_a_trial_takes_less_than_three_tenths_of_a_second(tracking: Tracking):
+    tracking.open_study("study-1", "mlp on cpu", {})
+    tracking.log_trial(trial("aaaaaaaaaa"))
+    started = time.perf_counter()
+    for number in range(5):
+        tracking.log_trial(trial(f"{number:010}"))
+    assert (time.perf_counter() - started) / 5 < 0.3
+
+
+def test_a_server_that_cannot_be_reached_is_said_once_and_stops_nothing(
+    tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        tracking = Tracking(tmp_path, uri=uri, experiment="ocr", warn=warnings.append)
+        assert tracking.open_study("study-1", "mlp on cpu", {}) == frozenset()
+        tracking.log_trial(trial())
+        tracking.close_study("FINISHED")
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"warning: MLflow at {uri} does not work (")
+    assert tracking.parent_run is None
+    assert not tracking.is_on
+
+
+def test_a_store_that_breaks_midway_is_said_once_and_stops_nothing(
+    tracking: Tracking, warnings: list[str], tmp_path: Path
+):
+    tracking.open_study("study-1", "mlp on cpu", {})
+    (tmp_path / "state" / "mlflow.db").write_bytes(b"no longer a database" * 1000)
+    tracking.log_trial(trial())
+    tracking.log_trial(trial())
+    assert len(warnings) == 1

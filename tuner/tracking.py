@@ -1,0 +1,279 @@
+"""Trials in MLflow: a parent run for each (model, target), a nested run for each trial.
+
+Optuna's study is what tritonc itself relies on; MLflow is for people. So a tracking server that cannot be
+reached never stops a study: it is said once, and the next `tune` logs what is missing. Importing MLflow and
+opening its database take about four seconds, so both are done in a thread that is started before the server and
+joined before the first load runs; a trial costs about 0.03 s after that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tritonc.schemas.measurement import Failure, Measurement
+from tritonc.tuner.search import Outcome
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+    from tritonc.tuner.measure import Capacity
+
+_ENVIRONMENT = {
+    # No word to anybody from a person's machine.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    # MLflow waits 120 s and tries 8 times by default: an unreachable server would stop a study for minutes.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+}
+_PARAMETER_LENGTH = 6000
+"""MLflow refuses longer values of parameters."""
+
+Kind = Literal["trial", "confirmation"]
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRun:
+    """What MLflow shows of one trial.
+
+    Attributes:
+        name: shown in lists, for example "trial 007 4bcc5294ff".
+        candidate: the candidate's id, unique in its study for each kind.
+        config: its config.pbtxt.
+        server_log: last lines of the server's log; logged where the trial failed.
+    """
+
+    name: str
+    candidate: str
+    knobs: Mapping[str, object]
+    outcome: Outcome
+    config: str
+    server_log: str = ""
+    kind: Kind = "trial"
+    tags: Mapping[str, str] | None = None
+
+
+def metrics_of(measurement: Measurement) -> dict[str, float]:
+    """The numbers of a measurement by name, each name with its unit."""
+    numbers: dict[str, float | None] = {
+        "throughput_inferences_per_s": measurement.throughput.value,
+        "throughput_low_inferences_per_s": measurement.throughput.low,
+        "throughput_high_inferences_per_s": measurement.throughput.high,
+        "offered_requests_per_s": measurement.offered_rate,
+        "requests": measurement.requests,
+        "errors": measurement.errors,
+        "sustained": float(measurement.sustained),
+        "queue_ms": measurement.queue_ms,
+        "compute_input_ms": measurement.compute_input_ms,
+        "compute_infer_ms": measurement.compute_infer_ms,
+        "compute_output_ms": measurement.compute_output_ms,
+        "mean_batch_inferences": measurement.mean_batch,
+        "memory_bytes": measurement.memory_bytes,
+        "gpu_memory_bytes": measurement.gpu_memory_bytes,
+    }
+    for statistic, interval in measurement.latency_ms.items():
+        numbers[f"{statistic}_latency_ms"] = interval.value
+        numbers[f"{statistic}_latency_low_ms"] = interval.low
+        numbers[f"{statistic}_latency_high_ms"] = interval.high
+    return {name: float(value) for name, value in numbers.items() if value is not None}
+
+
+def load_of(measurement: Measurement) -> tuple[str, float]:
+    """Name with its unit, and value, of the load that a measurement was made under."""
+    load = measurement.load
+    return ("concurrency", load.concurrency) if load.kind == "closed" else ("rate_requests_per_s", load.rate)
+
+
+class Tracking:
+    """Logs to MLflow, or says once that it cannot.
+
+    Args:
+        folder: where `mlflow.db` and `mlartifacts` are kept if `uri` is None.
+        uri: another tracking server's address (`MLFLOW_TRACKING_URI`).
+        experiment: name of the MLflow experiment, the spec's name.
+        warn: takes one line for people.
+    """
+
+    def __init__(
+        self, folder: Path, *, uri: str | None, experiment: str, warn: Callable[[str], None]
+    ) -> None:
+        self.uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
+        self._artifacts = None if uri else (folder / "mlartifacts").as_uri()
+        self._experiment = experiment
+        self._warn = warn
+        self._client: MlflowClient | None = None
+        self._experiment_id = ""
+        self._parent: Run | None = None
+        self._problem = ""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._connecting = threading.Thread(target=self._connect, name="mlflow", daemon=True)
+        self._connecting.start()
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything can still be logged."""
+        return self._ready() is not None
+
+    @property
+    def parent_run(self) -> str | None:
+        """Id of the open parent run."""
+        return self._parent.info.run_id if self._parent else None
+
+    def open_study(self, study: str, name: str, tags: Mapping[str, str]) -> frozenset[str]:
+        """Opens the parent run of a study, the one it had before if there is one.
+
+        Returns:
+            Ids of the candidates whose trials are logged already.
+        """
+        self._parent = None
+        with self._guard():
+            if (client := self._ready()) is None:
+                return frozenset()
+            found = self._runs(f"tags.`tritonc.study` = '{study}' and tags.`tritonc.kind` = 'study'")
+            if found:
+                self._parent = found[0]
+                client.update_run(self._parent.info.run_id, status="RUNNING")
+            else:
+                own = {"tritonc.study": study, "tritonc.kind": "study"}
+                self._parent = client.create_run(self._experiment_id, run_name=name, tags=own)
+            client.log_batch(self._parent.info.run_id, tags=_tags(tags))
+            parent = self._parent.info.run_id
+            trials = self._runs(f"tags.`mlflow.parentRunId` = '{parent}' and tags.`tritonc.kind` = 'trial'")
+            return frozenset(
+                run.data.tags["tritonc.candidate"] for run in trials if run.info.status != "RUNNING"
+            )
+        return frozenset()
+
+    def log_trial(self, trial: TrialRun) -> None:
+        """Logs a finished trial as a nested run of the open study."""
+        with self._guard():
+            client = self._ready()
+            if client is None or self._parent is None:
+                return
+            tags = {
+                "mlflow.parentRunId": self._parent.info.run_id,
+                "tritonc.kind": trial.kind,
+                "tritonc.candidate": trial.candidate,
+                **(trial.tags or {}),
+            }
+            run = client.create_run(self._experiment_id, run_name=trial.name, tags=tags).info.run_id
+            _log_outcome(client, run, trial)
+
+    def close_study(self, status: Status, tags: Mapping[str, str] | None = None) -> None:
+        """Ends the parent run."""
+        with self._guard():
+            client = self._ready()
+            if client is not None and self._parent is not None:
+                client.log_batch(self._parent.info.run_id, tags=_tags(tags or {}))
+                client.set_terminated(self._parent.info.run_id, status)
+
+    def _connect(self) -> None:
+        try:
+            os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+            from mlflow.tracking import MlflowClient
+
+            # MLflow sets these levels up itself when it is imported.
+            for chatty in ("mlflow", "alembic"):
+                logging.getLogger(chatty).setLevel(logging.ERROR)
+            client = MlflowClient(tracking_uri=self.uri)
+            experiment = client.get_experiment_by_name(self._experiment)
+            self._experiment_id = (
+                experiment.experiment_id
+                if experiment
+                else client.create_experiment(self._experiment, artifact_location=self._artifacts)
+            )
+            self._client = client
+        except Exception as err:  # noqa: BLE001  (a thread's seam: said to the person by _ready)
+            self._problem = _one_line(err)
+
+    def _ready(self) -> MlflowClient | None:
+        """The client, once it is there; the first time that it is not, says so."""
+        self._connecting.join()
+        if problem := self._problem:
+            self._say(problem)
+        return self._client
+
+    def _say(self, problem: str) -> None:
+        self._warn(
+            f"warning: MLflow at {self.uri} does not work ({problem}); trials are kept in the study, "
+            "and the next `tritonc tune` logs what is missing"
+        )
+        self._problem = ""
+        self._client = None
+
+    def _runs(self, query: str) -> list[Run]:
+        assert self._client is not None
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment_id], query, max_results=1000, page_token=token)
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Whatever goes wrong inside is said once, and nothing more is logged in this run."""
+        try:
+            yield
+        except Exception as err:  # noqa: BLE001  (people's view of the data must never stop a study)
+            self._say(_one_line(err))
+
+
+def _log_outcome(client: MlflowClient, run: str, trial: TrialRun) -> None:
+    from mlflow.entities import Metric, Param
+
+    now = int(time.time() * 1000)
+    params = [Param(knob, str(value)[:_PARAMETER_LENGTH]) for knob, value in trial.knobs.items()]
+    metrics: list[Metric] = []
+    tags: dict[str, str] = {}
+    if isinstance(trial.outcome, Failure):
+        tags = {"tritonc.failure": trial.outcome.reason, "tritonc.failure_detail": trial.outcome.detail}
+    else:
+        metrics = [Metric(name, value, now, step) for name, value, step in _capacity_metrics(trial.outcome)]
+    client.log_batch(run, metrics, params, _tags(tags))
+    client.log_text(run, trial.config, "config.pbtxt")
+    if isinstance(trial.outcome, Failure):
+        client.log_text(run, trial.server_log, "server.log")
+        client.set_terminated(run, "FAILED")
+        return
+    steps = [step.model_dump(mode="json", exclude_none=True) for step in trial.outcome.steps]
+    client.log_dict(run, {"load_steps": steps}, "load_steps.json")
+    client.set_terminated(run, "FINISHED")
+
+
+def _capacity_metrics(capacity: Capacity) -> Iterable[tuple[str, float, int]]:
+    """(name, value, step) of everything in a capacity; load steps carry their load as the step."""
+    for name, value in metrics_of(capacity.measurement).items():
+        yield name, value, 0
+    name, value = load_of(capacity.measurement)
+    yield name, value, 0
+    yield "objective", capacity.objective, 0
+    yield "slo_met", float(capacity.slo_met), 0
+    for slo, violation in capacity.violations.items():
+        yield f"violation_of_{slo}", violation, 0
+    for measured in capacity.steps:
+        for name, value in metrics_of(measured).items():
+            yield f"step_{name}", value, round(load_of(measured)[1])
+
+
+def _tags(tags: Mapping[str, str]) -> list[Any]:
+    from mlflow.entities import RunTag
+
+    return [RunTag(name, value[:_PARAMETER_LENGTH]) for name, value in tags.items() if value]
+
+
+def _one_line(err: Exception) -> str:
+    lines = str(err).strip().splitlines()
+    return (lines[0] if lines else type(err).__name__)[:200]
