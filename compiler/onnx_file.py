@@ -57,9 +57,7 @@ def _regular_file_size_bytes(path: Path) -> int:
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise ModelFileError(
-            path, "does not exist", "check `source`, which is relative to the spec"
-        ) from None
+        raise ModelFileError(path, "does not exist", "check the path") from None
     if stat.S_ISDIR(status.st_mode):
         raise ModelFileError(path, "is a folder", "name the .onnx file in it")
     if not stat.S_ISREG(status.st_mode):

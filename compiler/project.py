@@ -1,0 +1,158 @@
+"""A spec together with the model files it names: everything that a build reads, apart from the lock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tritonc.compiler.dims import dims_problems, pinned
+from tritonc.compiler.model_file import ModelFile, read_model_file
+from tritonc.compiler.signature import OPEN, Signature
+from tritonc.compiler.source import path_of_source, require_inside
+from tritonc.schemas.errors import InputErrors, ModelFileError, SpecError
+from tritonc.schemas.spec import ModelSpec, Spec
+from tritonc.schemas.spec_file import SpecFile, read_spec
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A valid spec and the files of its models, which agree with each other.
+
+    Attributes:
+        spec_file: the spec, with the places of its keys.
+        models: by name, in the spec's order.
+    """
+
+    spec_file: SpecFile
+    models: Mapping[str, ModelFile]
+
+    @property
+    def spec(self) -> Spec:
+        """What the spec file says."""
+        return self.spec_file.spec
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the spec."""
+        return self.spec_file.folder
+
+    def max_batch_size(self, model: str) -> int:
+        """The largest batch to consider: the spec's, or 0 for a model without a batch axis."""
+        return self.spec.models[model].max_batch_size if self.models[model].signature.has_batch_axis else 0
+
+    def served_signature(self, model: str) -> Signature:
+        """The signature for config.pbtxt: the file's, with what `dims` of the spec pins."""
+        return pinned(self.models[model].signature, self.spec.models[model].dims)
+
+
+def open_project(spec_path: Path, *, allow_outside: bool = False) -> Project:
+    """Reads a spec and every model file it names; a file that several models share is read once.
+
+    Args:
+        spec_path: the spec file.
+        allow_outside: whether model files may lie outside the spec's folder.
+
+    Raises:
+        TritoncError: there is no such spec.
+        InputErrors: every problem of the spec; or, where it has none, every problem of its model files and
+            every contradiction between them and the spec.
+    """
+    spec_file = read_spec(spec_path)
+    reader = _Reader(spec_file.folder.resolve(), allow_outside)
+    models: dict[str, ModelFile] = {}
+    errors: list[SpecError] = []
+    for name, model in spec_file.spec.models.items():
+        try:
+            file = reader.read(model.source)
+        except ModelFileError as err:
+            errors.append(spec_file.error(("models", name, "source"), err.what, err.hint))
+            continue
+        if model.max_batch_size == 0:
+            file = replace(file, signature=file.signature.with_batch_in_dims())
+        models[name] = file
+        errors.extend(_contradictions(spec_file, name, model, file))
+    if errors:
+        raise InputErrors(errors)
+    return Project(spec_file, models)
+
+
+def measuring_shapes(project: Project, model: str) -> dict[str, tuple[int, ...]]:
+    """The dims that requests have while a model is measured, by input, without the batch axis.
+
+    Raises:
+        InputErrors: a dimension is open, and `shapes` of the spec does not say which size to measure.
+    """
+    shapes = project.spec.models[model].shapes
+    result: dict[str, tuple[int, ...]] = {}
+    errors: list[SpecError] = []
+    for tensor in project.served_signature(model).inputs:
+        result[tensor.name] = shapes.get(tensor.name, tensor.dims)
+        if OPEN in result[tensor.name]:
+            without = ", without the batch axis" if project.models[model].signature.has_batch_axis else ""
+            sizes = ", ".join("?" if size == OPEN else str(size) for size in tensor.dims)
+            what = f'the file leaves dimensions of input "{tensor.name}" open: {list(tensor.dims)}{without}'
+            hint = f"say which size to measure: shapes: {{{tensor.name}: [{sizes}]}} with a number for each ?"
+            errors.append(project.spec_file.error(("models", model, "shapes"), what, hint))
+    if errors:
+        raise InputErrors(errors)
+    return result
+
+
+class _Reader:
+    """Reads each file once, however many models name it."""
+
+    def __init__(self, folder: Path, allow_outside: bool) -> None:
+        self._folder = folder
+        self._allow_outside = allow_outside
+        self._read: dict[Path, ModelFile] = {}
+
+    def read(self, source: str) -> ModelFile:
+        """The file of a source; messages call it what the spec calls it."""
+        path = path_of_source(source, self._folder, allow_outside=self._allow_outside)
+        if path not in self._read:
+            try:
+                file = read_model_file(path)
+            except ModelFileError as err:
+                raise ModelFileError(source, err.what.removeprefix(f"{path}: "), err.hint) from err
+            if not self._allow_outside:
+                for data in file.external_data:
+                    require_inside(data, self._folder, f"{source}: {data.name}")
+            self._read[path] = file
+        return self._read[path]
+
+
+def _contradictions(spec_file: SpecFile, name: str, model: ModelSpec, file: ModelFile) -> Iterator[SpecError]:
+    here = ("models", name)
+    if model.sha256 and model.sha256 != file.sha256:
+        yield spec_file.error(
+            (*here, "sha256"),
+            f"{model.source} has sha256 {file.sha256}, not {model.sha256}",
+            "restore the file; if the new one is meant, write its digest here",
+        )
+    if not file.signature.has_batch_axis and model.max_batch_size > 0:
+        if "max_batch_size" in model.model_fields_set:
+            yield spec_file.error(
+                (*here, "max_batch_size"),
+                f"max_batch_size is {model.max_batch_size}, but {model.source} has no batch axis: "
+                + _why_no_batch_axis(file.signature),
+                "write max_batch_size: 0, or export the model with an open first dimension",
+            )
+        if model.workload.request_batch > 1:
+            yield spec_file.error(
+                (*here, "workload", "request_batch"),
+                f"request_batch is {model.workload.request_batch}, but {model.source} has no batch axis",
+                "write request_batch: 1",
+            )
+    for problem in dims_problems(file.signature, model.dims, model.shapes):
+        yield spec_file.error((*here, *problem.key_path), problem.what, problem.hint)
+
+
+def _why_no_batch_axis(signature: Signature) -> str:
+    if not signature.inputs:
+        return "it has no inputs"
+    for side, tensors in (("input", signature.inputs), ("output", signature.outputs)):
+        for tensor in tensors:
+            if tensor.dims[:1] != (OPEN,):
+                return f'{side} "{tensor.name}" is {list(tensor.dims)}'
+    return "the first dimension of its outputs does not follow that of its inputs"
