@@ -1,0 +1,1 @@
+"""Serves `backend: "openvino"`."""

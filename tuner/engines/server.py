@@ -1,0 +1,374 @@
+"""A tritonserver process of ours: starting it on free ports, talking to it, and stopping it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import shlex
+import socket
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tritonc.schemas.errors import EngineError, MissingExtraError
+from tritonc.schemas.measurement import Failure
+from tritonc.tuner.engines import ServerFailure, Statistics
+from tritonc.tuner.process import Child
+
+_log = logging.getLogger(__name__)
+
+_LOOPBACK = "127.0.0.1"
+_PORT_ATTEMPTS = 5
+_START_S = 60.0  # 0.3 s on an idle machine; the first start reads 130 MB from disk
+_STOP_S = 5.0
+_POLL_S = 0.02
+_PORT_TAKEN = re.compile(r"already in use|Address in use|failed to bind|Failed to add port", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"bad_alloc|out of memory|failed to allocate memory|cannot allocate|No space left on device|MemoryError",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A tritonserver that can be started.
+
+    Attributes:
+        binary: the tritonserver program.
+        backends: folder with the backends, one folder each.
+        env: the whole environment it needs.
+    """
+
+    binary: Path
+    backends: Path
+    env: Mapping[str, str]
+
+
+class TritonServer:
+    """The `Server` of every engine that starts a process (see `Server` for what its methods promise)."""
+
+    def __init__(self, child: Child, ports: tuple[int, int, int], log: Path, repository: Path) -> None:
+        self._child = child
+        self.http_address, self.grpc_address, self.metrics_address = (f"{_LOOPBACK}:{p}" for p in ports)
+        self.log = log
+        self.repository = repository
+        self.pid = child.pid
+
+    @cached_property
+    def _client(self) -> Any:
+        from tritonclient import grpc
+
+        return grpc.InferenceServerClient(self.grpc_address)
+
+    def load(self, model: str, timeout_s: float = 120.0) -> None:
+        """Returns once `model` serves."""
+        self._control("load", model, timeout_s, self._client.load_model)
+
+    def unload(self, model: str, timeout_s: float = 30.0) -> None:
+        """Returns once every instance of `model` is gone."""
+        deadline = time.monotonic() + timeout_s
+        self._control("unload", model, timeout_s, self._client.unload_model)
+        while self._is_listed(model, deadline - time.monotonic()):
+            if time.monotonic() > deadline:
+                raise self._failure("server_hung", f"{model} was not unloaded within {timeout_s:g} s")
+            time.sleep(_POLL_S)
+
+    def _is_listed(self, model: str, timeout_s: float) -> bool:
+        """Whether the server still has some instance of the model."""
+        index = self._ask(self._client.get_model_repository_index, timeout_s)
+        return any(
+            entry.name == model and entry.state not in ("", "UNAVAILABLE")
+            or (entry.name == model and entry.reason not in ("", "unloaded"))
+            for entry in index.models
+        )
+
+    def _control(self, verb: str, model: str, timeout_s: float, call: Callable[..., Any]) -> None:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            call(model, client_timeout=timeout_s)
+        except InferenceServerException as err:
+            if not self._still_alive():
+                raise self._failure("server_crashed", f"the server ended while it was to {verb} {model}") from err
+            if "DEADLINE_EXCEEDED" in str(err.status()):
+                reason = "load_timeout" if verb == "load" else "server_hung"
+                raise self._failure(reason, f"{model} did not {verb} within {timeout_s:g} s") from err
+            message = _cleaned(err.message() or "")
+            reason = "out_of_memory" if _OUT_OF_MEMORY.search(message) else "load_failed"
+            raise ServerFailure(Failure.model_validate({"reason": reason, "detail": message})) from err
+
+    def _ask(self, call: Callable[..., Any], timeout_s: float, *args: object) -> Any:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            return call(*args, client_timeout=max(0.001, timeout_s))
+        except InferenceServerException as err:
+            if not self._still_alive():
+                raise self._failure("server_crashed", "the server ended") from err
+            raise self._failure("server_hung", f"the server did not answer: {err.message()}") from err
+
+    def _failure(self, reason: str, what: str) -> ServerFailure:
+        code = self._child.poll()
+        ended = "" if code is None else f" (exit code {code})"
+        detail = f"{what}{ended}; last lines of {self.log.name}:\n{self.log_tail()}"
+        return ServerFailure(Failure.model_validate({"reason": reason, "detail": detail}))
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._child.poll() is None
+
+    def _still_alive(self) -> bool:
+        """`alive`, allowing for the moment between a broken connection and the news of the process's end."""
+        return self._child.wait(0.5) is None
+
+    def responsive(self, timeout_s: float = 2.0) -> bool:
+        """Whether it answers a health request in time."""
+        from tritonclient.utils import InferenceServerException
+
+        if not self.alive():
+            return False
+        try:
+            return bool(self._client.is_server_live(client_timeout=timeout_s))
+        except InferenceServerException:
+            return False
+
+    def metadata(self, timeout_s: float = 5.0) -> tuple[str, str]:
+        """The server's id and version."""
+        answer = self._ask(self._client.get_server_metadata, timeout_s)
+        return answer.name, answer.version
+
+    def statistics(self, model: str) -> Statistics:
+        """The model's statistics so far, over all its versions."""
+        answer = self._ask(self._client.get_inference_statistics, 5.0, model)
+        every = answer.model_stats
+        sums = [s.inference_stats for s in every]
+        return Statistics(
+            inferences=sum(s.inference_count for s in every),
+            executions=sum(s.execution_count for s in every),
+            requests=sum(s.success.count for s in sums),
+            failed_requests=sum(s.fail.count for s in sums),
+            total_ns=sum(s.success.ns for s in sums),
+            queue_ns=sum(s.queue.ns for s in sums),
+            compute_input_ns=sum(s.compute_input.ns for s in sums),
+            compute_infer_ns=sum(s.compute_infer.ns for s in sums),
+            compute_output_ns=sum(s.compute_output.ns for s in sums),
+        )
+
+    def metrics(self) -> Mapping[str, float]:
+        """Every Prometheus sample by name and labels."""
+        try:
+            from prometheus_client.parser import text_string_to_metric_families
+        except ImportError as err:
+            raise MissingExtraError("prometheus-client", "tune") from err
+        url = f"http://{self.metrics_address}/metrics"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own loopback address
+                text = answer.read().decode()
+        except OSError as err:
+            reason = "server_hung" if self._still_alive() else "server_crashed"
+            raise self._failure(reason, f"the server did not show its metrics: {err}") from err
+        return {
+            _sample_name(sample.name, sample.labels): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def memory_bytes(self) -> int:
+        """Proportional set size of the server and its stubs."""
+        return sum(_pss_bytes(pid) for pid in self._processes())
+
+    def gpu_memory_bytes(self) -> int | None:
+        """Memory the server and its stubs hold on all GPUs."""
+        try:
+            import pynvml
+        except ImportError:
+            return None
+        ours = set(self._processes())
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError:
+            return None
+        try:
+            handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+            running = [p for h in handles for p in pynvml.nvmlDeviceGetComputeRunningProcesses(h)]
+            return sum(p.usedGpuMemory or 0 for p in running if p.pid in ours)
+        except pynvml.NVMLError as err:
+            _log.debug("NVML does not tell the memory of processes: %s", err)
+            return None
+        finally:
+            pynvml.nvmlShutdown()
+
+    def _processes(self) -> list[int]:
+        """The server and its stubs."""
+        found, pending = [], [self.pid]
+        while pending:
+            pid = pending.pop()
+            found.append(pid)
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                with contextlib.suppress(OSError):
+                    pending += [int(child) for child in children.read_text().split()]
+        return found
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The last lines of its log."""
+        return log_tail(self.log, lines)
+
+    def close(self) -> None:
+        """Stops the server, at once if it does not go by itself, and leaves nothing of it."""
+        if "_client" in self.__dict__:
+            with contextlib.suppress(Exception):  # a broken channel must not keep the server running
+                self._client.close()
+        self._child.stop(_STOP_S)
+
+
+def _sample_name(name: str, labels: Mapping[str, str]) -> str:
+    inside = ",".join(f'{key}="{value}"' for key, value in labels.items())
+    return f"{name}{{{inside}}}" if inside else name
+
+
+def _pss_bytes(pid: int) -> int:
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:  # it has ended meanwhile
+        return 0
+    match = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0
+
+
+def _cleaned(message: str) -> str:
+    """A load error of Triton without the envelope that repeats the model's name and the Python backend's trace."""
+    text = re.sub(r"^load failed for model '[^']*': version \d+ is at UNAVAILABLE state: ", "", message.strip())
+    text = re.sub(r"^(Internal|Invalid argument|Unavailable): ", "", text)
+    text = re.sub(r"\n+At:\n.*", "", text, flags=re.DOTALL)
+    return re.sub(r"^TritonModelException: ", "", text).strip(" ;\n")
+
+
+def log_tail(log: Path, lines: int = 20) -> str:
+    """The last lines of a log file; empty if there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 64 * 1024))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+def _free_ports(count: int) -> tuple[int, ...]:
+    """Loopback ports that are free now; all bound at once, so that they differ."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((_LOOPBACK, 0))
+        return tuple(each.getsockname()[1] for each in sockets)
+
+
+def _arguments(
+    installation: Installation, repository: Path, ports: Sequence[int], name: str, extra: Sequence[str]
+) -> list[str]:
+    http, grpc, metrics = ports
+    return [
+        str(installation.binary),
+        f"--id={name}",
+        f"--model-repository={repository}",
+        "--model-control-mode=explicit",
+        "--strict-readiness=true",
+        # What is measured must be what is written: an absent dynamic_batching block stays absent
+        # (design/onnxruntime_backend.md, trap 3), and no stub is started only to complete a configuration.
+        "--disable-auto-complete-config",
+        f"--backend-directory={installation.backends}",
+        f"--backend-config=python,shm-region-prefix-name={name}-",
+        *(f"--http-address={_LOOPBACK}", f"--http-port={http}"),
+        *(f"--grpc-address={_LOOPBACK}", f"--grpc-port={grpc}"),
+        *(f"--metrics-address={_LOOPBACK}", f"--metrics-port={metrics}"),
+        f"--exit-timeout-secs={int(_STOP_S)}",
+        *extra,
+    ]
+
+
+@contextlib.contextmanager
+def running_server(
+    installation: Installation,
+    repository: Path,
+    *,
+    log: Path,
+    cores: tuple[int, ...] = (),
+    args: Sequence[str] = (),
+) -> Iterator[TritonServer]:
+    """A ready server for the length of the context.
+
+    Raises:
+        EngineError: it does not start.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.touch()
+    server = _start(installation, repository, log, cores, args)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def _start(
+    installation: Installation, repository: Path, log: Path, cores: tuple[int, ...], args: Sequence[str]
+) -> TritonServer:
+    for _attempt in range(_PORT_ATTEMPTS):
+        ports = _free_ports(3)
+        name = f"tritonc-{uuid.uuid4().hex[:12]}"
+        command = _arguments(installation, repository, ports, name, args)
+        before = log.stat().st_size
+        child = Child(command, output=log, env=installation.env, cores=cores, shared_memory=f"{name}-")
+        server = TritonServer(child, (ports[0], ports[1], ports[2]), log, repository)
+        try:
+            if _await_ready(server, name):
+                return server
+        except BaseException:
+            server.close()
+            raise
+        code = child.poll()
+        server.close()
+        with log.open("rb") as file:
+            file.seek(before)
+            said = file.read().decode(errors="replace")
+        if not _PORT_TAKEN.search(said):
+            why = f"did not answer within {_START_S:g} s" if code is None else f"ended with exit code {code}"
+            raise EngineError(
+                f"tritonserver {why}: {shlex.join(command)}\n{log_tail(log)}", f"the whole log is {log}"
+            )
+        _log.info("another process took one of the ports %s; trying others", ports)
+    raise EngineError(
+        f"{_PORT_ATTEMPTS} times other processes took the ports meant for tritonserver:\n{log_tail(log)}",
+        "see what opens and closes so many local ports, and try again",
+    )
+
+
+def _await_ready(server: TritonServer, name: str) -> bool:
+    """Whether the server under this name is ready before the deadline; false as soon as it has ended."""
+    deadline = time.monotonic() + _START_S
+    addresses = [server.http_address, server.metrics_address, server.grpc_address]
+    while server.alive() and time.monotonic() < deadline:
+        # A TCP connection first: a gRPC channel that was refused once waits a second before it tries again.
+        if not all(_accepts(address) for address in addresses):
+            time.sleep(_POLL_S)
+            continue
+        try:
+            return server.metadata(deadline - time.monotonic())[0] == name and server.alive()
+        except ServerFailure:
+            return False
+    return False
+
+
+def _accepts(address: str) -> bool:
+    host, _, port = address.partition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=1.0):
+            return True
+    except OSError:
+        return False
