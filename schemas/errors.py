@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -54,7 +54,7 @@ class SpecError(TritoncError):
         return f"{self.location}: {super().__str__()}"
 
 
-class InputErrors(TritoncError):
+class InputErrors(TritoncError):  # noqa: N818  (it is several)
     """Every problem of an input, reported at once, sorted by place. Never empty."""
 
     def __init__(self, errors: Iterable[TritoncError]) -> None:
@@ -121,3 +121,30 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     near = get_close_matches(word, names, n=1, cutoff=0.6)
     listed = ", ".join(names)
     return f'did you mean "{near[0]}"? ({listed})' if near else f"one of: {listed}"
+
+
+def found(value: object) -> str:
+    """What a value is, in words: 'the number 24.1', 'the text "8"', 'a list', 'empty'."""
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return f"the number {shortened(str(value))}"
+    if isinstance(value, str):
+        return f'the text "{shortened(value)}"'
+    return (
+        "a mapping"
+        if isinstance(value, Mapping)
+        else "a list"
+        if isinstance(value, Sequence)
+        else "no plain value"
+    )
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """A text fit for a message: one line, at most `length` characters."""
+    line = "".join(
+        character if character.isprintable() else repr(character)[1:-1] for character in text[: length + 1]
+    )
+    return line if len(text) <= length else f"{line[:length]}…"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from tritonc.schemas.measurement import EngineInfo, Failure, Hardware, Load, Measurement, Record
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 KnobValue = bool | int | float | str | tuple[int, ...]
 
@@ -56,7 +56,7 @@ class Decision(Record):
     improved: bool
     """The chosen configuration beat the baseline by more than the noise; false: the baseline was kept."""
     gain: float | None
-    """Objective of the chosen over the baseline's, minus 1; None where there is no baseline to compare with."""
+    """Objective of the chosen over the baseline's, minus 1; None where there is no baseline."""
     noise: float | None
     """Relative difference below which two configurations count as equal in this run."""
     trials: int

@@ -16,8 +16,8 @@ class Record(BaseModel):
 class Interval(Record):
     """An estimate with its two-sided 95% confidence interval.
 
-    `low` or `high` is None where the sample is too small to bound that side (a p99 has an upper bound only from
-    368 requests on); a person is shown "unknown", never a guess.
+    `low` or `high` is None where the sample is too small to bound that side (a p99 has an upper bound only
+    from 368 requests on); a person is shown "unknown", never a guess.
     """
 
     value: float
@@ -88,8 +88,9 @@ class Hardware(Record):
 class Measurement(Record):
     """What one candidate did under one load.
 
-    Throughput is in inferences a second (a request of batch 4 is four inferences), latencies in milliseconds from
-    the client's send to its last response, the breakdown in milliseconds a request from the server's statistics.
+    Throughput is in inferences a second (a request of batch 4 is four inferences), latencies in milliseconds
+    from the client's send to its last response, the breakdown in milliseconds a request from the server's
+    statistics.
     """
 
     load: Load
@@ -103,7 +104,7 @@ class Measurement(Record):
     offered_rate: float | None = None
     """Open loop: requests a second really sent, from the send times."""
     sustained: bool = True
-    """Open loop: completed >= 0.98 x sent and latency does not grow over the window. Closed loop: always true."""
+    """Open loop: completed >= 0.98 x sent, and latency does not grow over the window."""
     queue_ms: float | None = None
     compute_input_ms: float | None = None
     compute_infer_ms: float | None = None

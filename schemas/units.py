@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*$")
+SIZE_PATTERN = r"^([0-9]{1,18}(\.[0-9]{1,18})?) ?(B|[kKMGT]B|[KMGT]iB)?$"
 _UNITS = {
-    "": 1,
     "B": 1,
     "kB": 10**3,
     "KB": 10**3,
@@ -31,7 +30,7 @@ def parse_size_bytes(value: object) -> int:
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    match = _SIZE.match(value) if isinstance(value, str) else None
-    if not match or match[2] not in _UNITS:
-        raise ValueError('should be a size such as "8GiB", "512MB" or a number of bytes')
-    return int(float(match[1]) * _UNITS[match[2]])
+    match = re.fullmatch(SIZE_PATTERN, value) if isinstance(value, str) else None
+    if not match:
+        raise ValueError('must be a size such as "8GiB", "512MB" or a number of bytes')
+    return int(float(match[1]) * _UNITS[match[3] or "B"])
