@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from tritonc.schemas.errors import TritoncError
 from tritonc.tuner import bundle
@@ -142,8 +142,10 @@ def redacted(uri: str) -> str:
         parts = urlsplit(uri)
     except ValueError:
         return "set, but no URI"
-    place = f"***@{parts.netloc.rpartition('@')[2]}" if "@" in parts.netloc else parts.netloc
-    return urlunsplit((parts.scheme, place, parts.path, "***" if parts.query or parts.fragment else "", ""))
+    visible = uri.partition("?")[0].partition("#")[0]
+    if "@" in parts.netloc:
+        visible = visible.replace(parts.netloc, f"***@{parts.netloc.rpartition('@')[2]}", 1)
+    return f"{visible}?***" if parts.query or parts.fragment else visible
 
 
 def onnxruntime_check(runtimes: Mapping[str, str], providers: tuple[str, ...]) -> Check:

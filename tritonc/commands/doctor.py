@@ -40,26 +40,24 @@ def command(output: Output) -> int:
 
 
 def render_report(report: Report) -> RenderableType:
-    """The report as a table with a line on either side of "can"."""
+    """The checks, a line each with its remedy below, and what follows from them."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "what", "found", "what to do"):
-        table.add_column(heading, overflow="fold")
+    table = Table.grid(padding=(0, 2))
     for check in report.checks:
-        state = Text(check.state, style=_STYLES[check.state])
-        table.add_row(state, check.name, Text(check.found), Text(check.remedy))
-    return Group(table, Text(""), Text("build: every target of every spec"), Text(_measure_line(report)))
+        found = f"{check.found}\n> {check.remedy}" if check.remedy else check.found
+        table.add_row(Text(check.state, style=_STYLES[check.state]), check.name, Text(found, overflow="fold"))
+    return Group(table, Text(""), Text("build    every target of every spec"), Text(_measure_line(report)))
 
 
 def _measure_line(report: Report) -> str:
     if not report.can_measure:
-        return "measure: nothing until the problems above are solved"
+        return "measure  nothing until the problems above are solved"
     devices = (
         f"{device}: "
         + ", ".join(f"{backend} ({', '.join(names)})" for backend, names in report.measurable[device].items())
         for device in report.measurable
     )
-    return "measure: " + "; ".join(devices)
+    return "measure  " + "; ".join(devices)

@@ -58,7 +58,8 @@ def _read_models(paths: tuple[Path, ...], folder: Path) -> list[StarterModel]:
     errors: list[TritoncError] = []
     for path, name in zip(paths, model_names([path.absolute() for path in paths]), strict=True):
         try:
-            starters.append(StarterModel(name, _source(path, folder), signature_from_onnx(path)))
+            signature = signature_from_onnx(path)
+            starters.append(StarterModel(name, _source(path, folder), signature))
         except TritoncError as error:
             errors += list(error) if isinstance(error, InputErrors) else [error]
     if errors:

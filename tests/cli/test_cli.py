@@ -1,0 +1,209 @@
+"""The group itself: help, errors, exit codes, JSON."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from tritonc.cli import COMMANDS, LazyGroup, cli
+from tritonc.output import Output, is_live
+from tritonc.schemas.errors import (
+    EngineError,
+    InputErrors,
+    Location,
+    LockError,
+    MissingExtraError,
+    ModelFileError,
+    SpecError,
+    TritoncError,
+)
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(cli, list(args))
+
+
+def run_raising(error: BaseException, *args: str) -> Result:
+    """A command line whose only command raises `error`."""
+
+    class OneCommand(LazyGroup):
+        def get_command(self, _ctx: click.Context, _name: str) -> click.Command:
+            return click.Command("build", callback=lambda: raise_(error))
+
+    @click.group(cls=OneCommand)
+    @click.pass_context
+    def group(ctx: click.Context) -> None:
+        ctx.ensure_object(Output)
+
+    return CliRunner().invoke(group, ["build", *args])
+
+
+def raise_(error: BaseException) -> None:
+    raise error
+
+
+def spec_error(line: int, what: str) -> SpecError:
+    return SpecError(Location("spec.yaml", line, 3), ("models", "m"), what, "write one")
+
+
+def test_help_lists_every_command_in_order() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    places = [result.stdout.index(f"  {name} ") for name in COMMANDS]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    result = run(name, "--help")
+    assert result.exit_code == 0, result.stderr
+    assert "Example: tritonc " in result.stdout
+    assert "--output" in result.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_says_what_it_is_for(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    assert [option.name for option in options if not option.help] == []
+
+
+def test_an_unknown_command_names_the_near_one() -> None:
+    result = run("biuld")
+    assert result.exit_code == 2
+    assert "no command 'biuld'; did you mean \"build\"?" in result.stderr
+
+
+def test_an_unknown_option_points_to_the_help_of_its_command() -> None:
+    result = run("schema", "--colour")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == "error: No such option '--colour'; see `cli schema --help`"
+
+
+def test_no_argument_shows_the_help_and_fails() -> None:
+    result = run()
+    assert result.exit_code == 2
+    assert "Commands:" in result.stderr
+
+
+def test_version_is_the_package_s() -> None:
+    assert run("--version").stdout == "tritonc, version 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "code"),
+    [
+        (spec_error(4, "no source"), "error: spec.yaml:4:3: no source; write one", 2),
+        (ModelFileError("a.onnx", "is a folder"), "error: a.onnx: is a folder", 2),
+        (LockError("another version", "run tritonc tune"), "error: another version; run tritonc tune", 2),
+        (EngineError("no server"), "error: no server", 3),
+        (
+            MissingExtraError("optuna", "tune"),
+            "error: optuna is not installed; install it with: pip install 'tritonc[tune]'",
+            3,
+        ),
+    ],
+)
+def test_an_error_a_person_can_act_on_is_one_line(error: TritoncError, line: str, code: int) -> None:
+    result = run_raising(error)
+    assert result.exit_code == code
+    assert result.stderr == line + "\n"
+    assert result.stdout == ""
+
+
+def test_every_problem_of_an_input_is_a_line_sorted_by_place() -> None:
+    result = run_raising(InputErrors([spec_error(9, "late"), spec_error(2, "early")]))
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "error: spec.yaml:2:3: early; write one",
+        "error: spec.yaml:9:3: late; write one",
+    ]
+
+
+def test_a_full_disk_is_the_environment_s_fault() -> None:
+    result = run_raising(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "build/x"))
+    assert result.exit_code == 3
+    assert result.stderr.startswith("error: build/x: No space left on device; free some disk space")
+
+
+def test_a_bug_shows_its_traceback_and_where_to_report_it() -> None:
+    result = run_raising(KeyError("instance_count"))
+    assert result.exit_code == 70
+    assert "Traceback" in result.stderr
+    assert "this is a bug in tritonc 0.1.0, not in your files" in result.stderr
+
+
+def test_an_interrupt_exits_130() -> None:
+    result = run_raising(KeyboardInterrupt())
+    assert result.exit_code == 130
+    assert result.stderr.strip() == "interrupted"
+    assert result.stdout == ""
+
+
+def test_the_returned_number_is_the_exit_code() -> None:
+    assert run_raising(SystemExit(1)).exit_code == 1
+
+
+def test_with_json_an_error_is_a_document_too() -> None:
+    for args in (["--output", "json", "biuld"], ["--output=json", "biuld"]):
+        result = run(*args)
+        assert result.exit_code == 2
+        document = json.loads(result.stdout)
+        assert document["schema_version"] == 1
+        assert document["error"]["exit_code"] == 2
+        assert "no command 'biuld'" in document["error"]["problems"][0]["what"]
+        assert "error: no command" in result.stderr
+
+
+def test_a_document_of_errors_has_every_place(tmp_path: Path) -> None:
+    model = tmp_path / "no.onnx"
+    result = run("init", str(model), "-o", str(tmp_path / "spec.yaml"), "--output", "json")
+    document: dict[str, Any] = json.loads(result.stdout)
+    assert document["error"]["exit_code"] == 2
+    (problem,) = document["error"]["problems"]
+    assert set(problem) == {"what", "hint", "path", "line", "column", "key_path"}
+    assert problem["path"] == str(model)
+
+
+def test_a_reader_that_goes_away_is_not_an_error_message() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "tritonc", "schema", "spec"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 141
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_terminal", "live"),
+    [
+        ({"TERM": "xterm"}, True, True),
+        ({"TERM": "xterm", "CI": "true"}, True, False),
+        ({"TERM": "dumb"}, True, False),
+        ({}, False, False),
+    ],
+)
+def test_live_views_only_where_they_can_be_seen(
+    environment: dict[str, str], is_terminal: bool, live: bool
+) -> None:
+    assert is_live(environment, is_terminal) is live
+
+
+def test_no_colour_codes_without_a_terminal() -> None:
+    assert "\x1b" not in run("doctor").stdout
