@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py [--repeats 20]
 
-The three commands run in turns, so that a slow spell of the machine hits all of them; medians are compared. Exits 1
-where `--help` is over its limit (150 ms, 6 times `python -c pass`).
+The commands run in turns, so that a slow spell of the machine hits all of them; medians are compared. Exits
+1 where `--help` is over its limit (150 ms, 6 times `python -c pass`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def median_times_ms(commands: Mapping[str, Sequence[str]], folder: Path, repeats: int) -> dict[str, float]:
-    """Median wall time of each command, run in turns in `folder`, after one run of each that does not count."""
+    """Median wall time of each command; they run in turns in `folder`, and the first run does not count."""
     times_ms: dict[str, list[float]] = {name: [] for name in commands}
     for run in range(repeats + 1):
         for name, command in commands.items():
