@@ -21,6 +21,7 @@ class ModelFile:
             model file (as "-") and each data file (under its path from the model's folder), sorted by path.
         size_bytes: of the model file, without external data.
         external_data: files that hold tensors kept outside the model file.
+        file_sha256: of the model file alone, then of each file of `external_data`.
         signature: as the file declares it. Where the spec says `max_batch_size: 0`, without a batch axis.
     """
 
@@ -28,6 +29,7 @@ class ModelFile:
     sha256: str
     size_bytes: int
     external_data: tuple[Path, ...]
+    file_sha256: tuple[str, ...]
     signature: Signature
 
 
@@ -43,13 +45,14 @@ def read_model_file(path: Path) -> ModelFile:
     try:
         size_bytes = path.stat().st_size
         sha256 = _sha256(path)
+        file_sha256 = (sha256, *(_sha256(data) for data in onnx_file.external_data))
         if onnx_file.external_data:
-            names = {data: data.relative_to(path.parent).as_posix() for data in onnx_file.external_data}
-            lines = [f"{sha256}  -\n", *(f"{_sha256(data)}  {name}\n" for data, name in names.items())]
+            names = ("-", *(data.relative_to(path.parent).as_posix() for data in onnx_file.external_data))
+            lines = [f"{digest}  {name}\n" for digest, name in zip(file_sha256, names, strict=True)]
             sha256 = hashlib.sha256("".join(lines).encode()).hexdigest()
     except OSError as err:
         raise ModelFileError(path, f"cannot be read: {err.strerror}") from err
-    return ModelFile(path, sha256, size_bytes, onnx_file.external_data, signature)
+    return ModelFile(path, sha256, size_bytes, onnx_file.external_data, file_sha256, signature)
 
 
 def _sha256(path: Path) -> str:
