@@ -101,24 +101,25 @@ def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield sparse.values
-        yield sparse.indices
+    yield from _sparse_tensors(graph.sparse_initializer)
     yield from _node_tensors(graph.node)
 
 
-def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    import onnx
+def _sparse_tensors(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.TensorProto]:
+    for sparse in tensors:
+        yield sparse.values
+        yield sparse.indices
 
+
+def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
     for node in nodes:
         for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR:
-                yield attribute.t
-            elif attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _graph_tensors(attribute.g)
-            yield from attribute.tensors
+            yield from (attribute.t, *attribute.tensors)
+            yield from _sparse_tensors((attribute.sparse_tensor, *attribute.sparse_tensors))
             for graph in attribute.graphs:
                 yield from _graph_tensors(graph)
+            if attribute.HasField("g"):
+                yield from _graph_tensors(attribute.g)
 
 
 def _external_data(path: Path, proto: onnx.ModelProto) -> tuple[Path, ...]:

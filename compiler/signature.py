@@ -132,12 +132,11 @@ def _sizes(dims: tuple[Dim, ...]) -> tuple[int, ...]:
 def _triton_type(path: Path, value: onnx.ValueInfoProto) -> str:
     import onnx
 
-    kind = value.type.WhichOneof("value")
+    kind = value.type.WhichOneof("value") or "unknown"
     if kind != "tensor_type":
-        what = kind.removesuffix("_type").replace("_", " ") if kind else "value without a type"
         raise ModelFileError(
             path,
-            f'"{value.name}" is a {what}; Triton serves tensors only',
+            f'"{value.name}" is of type {kind.removesuffix("_type")}; Triton serves tensors only',
             "export the model with tensors (scikit-learn: zipmap=False)",
         )
     code = value.type.tensor_type.elem_type

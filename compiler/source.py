@@ -31,7 +31,10 @@ def path_of_source(source: str, folder: Path, *, allow_outside: bool = False) ->
             "download the model and write its path"
             + (f", or ./{source} if that is the name of a file" if "/" not in source else ""),
         )
-    path = folder / (_path_of_file_uri(source) if scheme else source)
+    plain = _path_of_file_uri(source) if scheme else source
+    if "\0" in plain:
+        raise ModelFileError(source, "holds a NUL character", "write the path of a file")
+    path = folder / plain
     if not allow_outside:
         require_inside(path, folder, source)
     return path
@@ -50,8 +53,8 @@ def require_inside(path: Path, folder: Path, source: str) -> None:
     """
     try:
         real = path.resolve()
-    except (OSError, RuntimeError, ValueError) as err:  # a name too long, a loop of links, a NUL
-        raise ModelFileError(source, f"cannot be followed: {err}", "check the path") from err
+    except (OSError, RuntimeError) as err:  # up to Python 3.12, RuntimeError is a loop of symbolic links
+        raise ModelFileError(source, "cannot be followed", "check the symbolic links on its path") from err
     if not real.is_relative_to(folder):
         raise ModelFileError(
             source,
