@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from math import isfinite
+from typing import Annotated, Literal
 
+from pydantic import BeforeValidator, Field, field_validator
+
+from tritonc.schemas.errors import found
 from tritonc.schemas.measurement import EngineInfo, Failure, Hardware, Load, Measurement, Record
+from tritonc.schemas.problems import problem
 
 SCHEMA_VERSION: Literal[1] = 1
 
 KnobValue = bool | int | float | str | tuple[int, ...]
 
 
+def _knob_value(value: object) -> object:
+    if isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value)):
+        return value
+    if isinstance(value, list | tuple) and all(type(item) is int for item in value):
+        return value
+    raise problem(
+        f"{{field}} is {found(value)}", "it must be a number, text, true, false, or whole numbers in a list"
+    )
+
+
 class Configuration(Record):
     """A candidate as the lock writes it: its id and the value of every knob that is active in it."""
 
     id: str
-    knobs: dict[str, KnobValue]
+    knobs: dict[str, Annotated[KnobValue, BeforeValidator(_knob_value)]]
 
 
 class Result(Record):
@@ -59,9 +74,9 @@ class Decision(Record):
     """Objective of the chosen over the baseline's, minus 1; None where there is no baseline."""
     noise: float | None
     """Relative difference below which two configurations count as equal in this run."""
-    trials: int
-    failed_trials: int
-    candidates: int
+    trials: Annotated[int, Field(ge=0)]
+    failed_trials: Annotated[int, Field(ge=0)]
+    candidates: Annotated[int, Field(ge=0)]
     """Size of the space."""
     seed: int
     engine: EngineInfo
@@ -84,6 +99,17 @@ class Lock(Record):
     spec: str
     """The spec's `name`."""
     decisions: tuple[Decision, ...] = ()
+
+    @field_validator("decisions")
+    @classmethod
+    def _once(cls, value: tuple[Decision, ...]) -> tuple[Decision, ...]:
+        seen: set[tuple[str, str]] = set()
+        for i, decision in enumerate(value):
+            if (decision.model, decision.target) in seen:
+                what = f"a second decision for model {decision.model} on target {decision.target}"
+                raise problem(what, "remove one", at=(i,))
+            seen.add((decision.model, decision.target))
+        return value
 
     def decision(self, model: str, target: str) -> Decision | None:
         """The decision for (model, target), or None."""

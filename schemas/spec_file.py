@@ -61,20 +61,12 @@ def read_spec(path: Path) -> SpecFile:
     errors = list(source.problems)
     if not isinstance(source.data, dict):
         what = "the file is empty" if source.data is None else "the file is not a mapping of keys and values"
-        raise InputErrors(
-            [*errors, _error(source, (), what, f"a spec begins with apiVersion: {API_VERSION}")]
-        )
+        problem = Problem((), what, f"a spec begins with apiVersion: {API_VERSION}")
+        raise InputErrors([*errors, *source.errors([problem])])
     try:
         spec = Spec.model_validate(source.data, strict=True)
     except ValidationError as error:
-        problems = problems_of(error, Spec)
-        errors += (_error(source, p.key_path, p.what, p.hint, at_key=p.at_key) for p in problems)
-        raise InputErrors(errors) from None
+        raise InputErrors([*errors, *source.errors(problems_of(error, Spec))]) from None
     if errors:
         raise InputErrors(errors)
     return SpecFile(path, spec, source.sha256, source)
-
-
-def _error(source: YamlSource, path: KeyPath, what: str, hint: str, *, at_key: bool = False) -> SpecError:
-    location = source.key_location(path) if at_key else source.location(path)
-    return SpecError(location, path, what, hint)

@@ -30,7 +30,7 @@ MAX_DIGITS = 300
 
 
 _CORE_TAG = "tag:yaml.org,2002:"
-_CONSTANTS = {
+CONSTANTS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
@@ -38,8 +38,8 @@ _CONSTANTS = {
     **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
     **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
 }
-_INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -178,15 +178,15 @@ class Builder:
 
     def _resolve(self, text: str, mark: Mark) -> Any:
         """The value of a plain scalar by YAML 1.2's core schema."""
-        if text in _CONSTANTS:
-            return _CONSTANTS[text]
+        if text in CONSTANTS:
+            return CONSTANTS[text]
         if text[0] not in "+-.0123456789":
             return text
-        if _INTEGER.fullmatch(text):
+        if INTEGER.fullmatch(text):
             if len(text) > MAX_DIGITS:
                 self._fail(mark, f"a number of {len(text)} digits", "quote it if it is text")
             return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
-        return float(text) if _FLOAT.fullmatch(text) else text
+        return float(text) if FLOAT.fullmatch(text) else text
 
     def _key(self, frame: _Frame, value: Any, text: str, mark: Mark) -> None:
         frame.expects_key = False

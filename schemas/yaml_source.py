@@ -65,20 +65,32 @@ class YamlSource:
         mark = here.keys.get(key_path[-1]) if key_path and isinstance(here, Branch) else None
         return location(self.path, mark) if mark is not None else self.location(key_path)
 
+    def errors(self, problems: Iterable[Problem]) -> Iterator[SpecError]:
+        """The problems with their places in this file."""
+        for problem in problems:
+            place = self.key_location if problem.at_key else self.location
+            yield SpecError(place(problem.key_path), problem.key_path, problem.what, problem.hint)
 
-def read_yaml(
-    path: Path, *, max_bytes: int = MAX_BYTES, nouns: Mapping[str, str] | None = None
-) -> YamlSource:
+
+def read_yaml(path: Path, *, nouns: Mapping[str, str] | None = None) -> YamlSource:
     """Reads a UTF-8 YAML file of one document.
 
     Args:
         path: shown in messages as it is.
-        max_bytes: a larger file is refused, and not read further than that.
         nouns: what a key of each top-level mapping names, for messages: {"models": "model"}.
 
     Raises:
         TritoncError: there is no such file, or it cannot be read.
         InputErrors: it is too large, not UTF-8, not YAML, or past a limit.
+    """
+    return parse_yaml(read_bytes(path, MAX_BYTES), path, nouns=nouns)
+
+
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """The content of a file that has at most `max_bytes`; a larger one is not read further than that.
+
+    Raises:
+        TritoncError: there is no such file, it cannot be read, or (InputErrors) it is too large.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -91,7 +103,7 @@ def read_yaml(
         raise TritoncError(f"{str(path)!r} is not a path") from error
     if len(content) > max_bytes:
         _fail(path, (1, 1), f"the file is larger than {max_bytes // 2**20} MiB", "split it, or shorten it")
-    return parse_yaml(content, path, nouns=nouns)
+    return content
 
 
 def parse_yaml(content: bytes, path: Path, *, nouns: Mapping[str, str] | None = None) -> YamlSource:
