@@ -1,8 +1,8 @@
 """The one way tritonc writes YAML, and a fast reader of exactly that.
 
 A lock of 1,000 models on 2 targets has more than 100,000 lines: a YAML parser in Python needs many times
-longer than a reader that knows the layout. That reader gives up on anything else, also on what a person's hand
-left behind, and the caller then reads the text as YAML.
+longer than a reader that knows the layout. That reader gives up on anything else, also on what a person's
+hand left behind, and the caller then reads the text as YAML.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def read_lock(path: Path) -> Lock | None:
 
 
 def dump_lock(lock: Lock) -> str:
-    """The text of a lock file: fields in the order of the models, measured numbers to six significant digits.
+    """The text of a lock file: fields in the order of the models, knobs by name, measured numbers to six significant digits.
 
     Values of knobs keep every digit: a configuration's id is computed from them.
     """
@@ -132,7 +132,7 @@ def _plain(value: Any, *, exact: bool = False) -> Any:
             if item not in (None, (), {}) or field.is_required()
         }
     if isinstance(value, dict):
-        return {key: _plain(item, exact=exact) for key, item in value.items()}
+        return {key: _plain(item, exact=exact) for key, item in sorted(value.items())}
     if isinstance(value, tuple):
         return tuple(_plain(item, exact=exact) for item in value)
     if isinstance(value, float):

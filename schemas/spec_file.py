@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tritonc.schemas.errors import InputErrors, Location, SpecError
-from tritonc.schemas.problems import KeyPath, problems_of
+from tritonc.schemas.problems import KeyPath, Problem, problems_of
 from tritonc.schemas.spec import API_VERSION, Spec
 from tritonc.schemas.yaml_source import YamlSource, read_yaml
 

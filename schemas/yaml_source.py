@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +18,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
 
 from tritonc.schemas.errors import InputErrors, Location, SpecError, TritoncError
-from tritonc.schemas.problems import KeyPath
+from tritonc.schemas.problems import KeyPath, Problem
 from tritonc.schemas.yaml_nodes import Branch, Builder, Mark, Place, location
 
 MAX_BYTES = 8 * 2**20
