@@ -57,7 +57,10 @@ WHEELS = (
         "nvidia-pytriton",
         "0.7.0",
         "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df",
-        {"pytriton/tritonserver/": "pytriton/tritonserver/", "nvidia_pytriton.libs/": "nvidia_pytriton.libs/"},
+        {
+            "pytriton/tritonserver/": "pytriton/tritonserver/",
+            "nvidia_pytriton.libs/": "nvidia_pytriton.libs/",
+        },
     ),
     Wheel(
         "tritonclient",
@@ -118,7 +121,9 @@ class Bundle:
     def stub(self, python: tuple[int, int]) -> Path:
         """The Python backend's stub for a Python of this minor version."""
         name = f"{python[0]}.{python[1]}"
-        return self.folder / "pytriton/tritonserver/python_backend_stubs" / name / "triton_python_backend_stub"
+        return (
+            self.folder / "pytriton/tritonserver/python_backend_stubs" / name / "triton_python_backend_stub"
+        )
 
     @property
     def library_path(self) -> str:
@@ -285,7 +290,15 @@ def _download(wheel: Wheel, target: Path, progress: Progress) -> Path:
     """Has pip download the wheel into the empty folder `target`; pip checks the hash."""
     requirements = target / "requirements.txt"
     requirements.write_text(wheel.requirement + "\n")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--require-hashes",
+    ]
     command += ["--progress-bar=raw", "--no-cache-dir", "--disable-pip-version-check", "--no-input"]
     command += ["-d", str(target), "-r", str(requirements)]
     what = f"downloading {wheel.package} {wheel.version}"

@@ -5,6 +5,7 @@ Runs inside Triton's Python backend stub, copied beside `model.py`: only numpy a
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -232,10 +233,40 @@ def check_tensors(
         raise ConfigError(f"inputs of the model are not in the configuration: {', '.join(missing)}")
 
 
-def _text(values: Any) -> Any:
-    """A TYPE_STRING tensor with its bytes decoded, as the runtimes take strings."""
-    decoded = [value.decode() if isinstance(value, bytes) else str(value) for value in values.ravel()]
-    return np.array(decoded, dtype=np.object_).reshape(values.shape)
+class _Capsule:
+    """What `numpy.from_dlpack` wants, made of the capsule that Triton gives."""
+
+    __slots__ = ("_capsule",)
+
+    def __init__(self, capsule: object) -> None:
+        self._capsule = capsule
+
+    def __dlpack__(self, **_: object) -> object:
+        return self._capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)  # kDLCPU; Triton hands inputs over in the CPU's memory
+
+
+# The stub of this release was built against numpy 1. With numpy 2 its `as_numpy()` gives wrong values and its
+# `Tensor(name, array)` an empty tensor, both without a word; DLPack is right with both.
+_NUMPY_1 = np.lib.NumpyVersion(np.__version__) < "2.0.0"
+_USED = ctypes.create_string_buffer(b"used_dltensor")
+_set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
+_set_capsule_name.argtypes = [ctypes.py_object, ctypes.c_void_p]
+
+
+def _array(tensor: Any) -> Any:
+    """A numeric tensor as an array on its own memory, or on a copy where that is not aligned for its type."""
+    array = np.from_dlpack(_Capsule(tensor.to_dlpack()))
+    return array if array.flags.aligned else array.copy()
+
+
+def _text_array(tensor: Any) -> Any:
+    """A TYPE_STRING tensor as an array of str, as the runtimes take strings."""
+    array = tensor.as_numpy()
+    texts = [value.decode() if isinstance(value, bytes) else str(value) for value in array.ravel()]
+    return np.array(texts, dtype=np.object_).reshape(array.shape)
 
 
 class Executor:
@@ -246,14 +277,18 @@ class Executor:
         self._run = run
         self._pb = pb_utils
         self._outputs = tuple(tensor.name for tensor in settings.outputs)
-        self._strings = frozenset(t.name for t in settings.inputs if t.dtype == "TYPE_STRING")
+        self._text_inputs = frozenset(t.name for t in settings.inputs if t.dtype == "TYPE_STRING")
+        self._text_outputs = frozenset(t.name for t in settings.outputs if t.dtype == "TYPE_STRING")
+        if not _NUMPY_1 and (texts := self._text_inputs | self._text_outputs):
+            raise ConfigError(
+                f"{', '.join(sorted(texts))}: the embedded engine serves TYPE_STRING tensors only where numpy is older "
+                f"than 2 (it is {np.__version__}); install numpy<2, or measure with the engine `local`"
+            )
         self._batching = settings.batching
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """A response for each request, in their order."""
-        inputs = [{tensor.name(): tensor.as_numpy() for tensor in request.inputs()} for request in requests]
-        if self._strings:
-            inputs = [{k: _text(v) if k in self._strings else v for k, v in each.items()} for each in inputs]
+        inputs = [self._inputs(request) for request in requests]
         if len(requests) == 1:
             return [self._alone(requests[0], inputs[0])]
         responses: list[Any] = [None] * len(requests)
@@ -265,6 +300,14 @@ class Executor:
             for index, response in zip(group, made, strict=True):
                 responses[index] = response
         return responses
+
+    def _inputs(self, request: Any) -> Arrays:
+        if not self._text_inputs:
+            return {tensor.name(): _array(tensor) for tensor in request.inputs()}
+        return {
+            (name := tensor.name()): _text_array(tensor) if name in self._text_inputs else _array(tensor)
+            for tensor in request.inputs()
+        }
 
     def _groups(self, inputs: Sequence[Arrays]) -> list[list[int]]:
         """Numbers of the requests that can be executed together: same inputs, same shapes but for the batch."""
@@ -302,11 +345,20 @@ class Executor:
     def _response(self, request: Any, outputs: Sequence[Any]) -> Any:
         wanted = request.requested_output_names() if len(self._outputs) > 1 else self._outputs
         tensors = [
-            self._pb.Tensor(name, output)
+            self._tensor(name, output)
             for name, output in zip(self._outputs, outputs, strict=True)
             if name in wanted
         ]
         return self._pb.InferenceResponse(tensors)
+
+    def _tensor(self, name: str, array: Any) -> Any:
+        if name in self._text_outputs:
+            return self._pb.Tensor(name, array)
+        capsule = array.__dlpack__()
+        tensor = self._pb.Tensor.from_dlpack(name, capsule)
+        # The stub marks the capsule as used by a name that numpy does not know, which numpy then complains about.
+        _set_capsule_name(capsule, ctypes.addressof(_USED))
+        return tensor
 
     def _error(self, err: Exception) -> Any:
         return self._pb.InferenceResponse(error=self._pb.TritonError(f"{type(err).__name__}: {err}"))

@@ -107,11 +107,10 @@ class TritonPythonModel:
 
 def _runner(settings: serving.Settings, session: Any) -> serving.Run:
     names = [tensor.name for tensor in settings.outputs]
-    if not (shrinkage := settings.parameters.get(_SHRINKAGE)):
-        run = session._sess.run  # noqa: SLF001
-        return lambda inputs: run(names, inputs, None)
-    options = ort.RunOptions()
-    options.add_run_config_entry(_SHRINKAGE, shrinkage)
+    options = None
+    if shrinkage := settings.parameters.get(_SHRINKAGE):
+        options = ort.RunOptions()
+        options.add_run_config_entry(_SHRINKAGE, shrinkage)
     return lambda inputs: session.run(names, inputs, options)
 
 
