@@ -1,9 +1,9 @@
 """Who wins: a decision on fresh, interleaved measurements of the finalists and of what they have to beat.
 
 The best of many noisy numbers is too good to be true, so the search's own numbers decide nothing. Each
-contender is measured once a round; what a round has in common (a busy machine) is taken out of the comparison,
-and the rest is the noise: a two-way layout without interaction, its least significant difference at 95% with
-Bonferroni's correction for the number of finalists.
+contender is measured once a round. What a round has in common (a busy machine) is taken out of the
+comparison; the rest is the noise: a two-way layout without interaction, its least significant difference
+at 95%, with Bonferroni's correction for the number of finalists.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class Verdict:
 def decide(contenders: Sequence[Contender]) -> Verdict:
     """The contender to serve.
 
-    One that keeps the SLO and beats what is there by more than the noise; among such that are equal the cheapest.
-    Else what is there stays: the previous choice unless the baseline beats it. Where none keeps the SLO, the least
-    violating.
+    One that keeps the SLO and beats what is there by more than the noise; among such that are equal the
+    cheapest. Else what is there stays: the previous choice unless the baseline beats it. Where none keeps the
+    SLO, the least violating.
 
     Args:
         contenders: at least one.

@@ -7,7 +7,8 @@ import random
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.space import Condition, Dimension, Space
+from tritonc.compiler.dimension import Dimension
+from tritonc.compiler.space import Point, Space, legal_choices
 from tritonc.schemas.lock import KnobValue
 
 ENUMERABLE = 20_000
@@ -17,27 +18,12 @@ _WALKS = 1000
 """Random walks tried in a large space before it is searched in order for one that was not measured."""
 
 
-def legal_values(dimension: Dimension, active: Mapping[str, KnobValue]) -> tuple[KnobValue, ...]:
-    """Values `dimension` may take beside the knobs already `active`; empty where it is inactive."""
-    if not all(_holds(condition, active) for condition in dimension.conditions):
-        return ()
-    return tuple(
-        choice.value
-        for choice in dimension.choices
-        if all(_holds(condition, active) for condition in choice.conditions)
-    )
-
-
-def _holds(condition: Condition, active: Mapping[str, KnobValue]) -> bool:
-    return condition.knob in active and active[condition.knob] in condition.values
-
-
 def complete(space: Space, choose: Callable[[Dimension, tuple[KnobValue, ...]], KnobValue]) -> Candidate:
     """The candidate that `choose` leads to, one active dimension at a time; it is given the legal values."""
     active: dict[str, KnobValue] = {}
     for dimension in space.dimensions:
-        if legal := legal_values(dimension, active):
-            active[dimension.knob] = choose(dimension, legal)
+        if choices := legal_choices(dimension, active):
+            active[dimension.knob] = choose(dimension, tuple(choice.value for choice in choices))
     return Candidate.of(space.model, space.target, active)
 
 
@@ -54,7 +40,7 @@ def _scale(value: KnobValue) -> float:
     return math.log1p(max(0.0, float(value))) if isinstance(value, int | float) else math.inf
 
 
-def adapted(space: Space, base: Candidate, wanted: Mapping[str, KnobValue]) -> Candidate:
+def adapted(space: Space, base: Candidate, wanted: Point) -> Candidate:
     """`base` with the `wanted` values, each where it is legal or else as near as it can be."""
     values = base.values | dict(wanted)
 
@@ -70,7 +56,7 @@ def neighbours(space: Space, candidate: Candidate) -> Iterator[Candidate]:
     for dimension in space.dimensions:
         if dimension.knob not in candidate.values:
             continue
-        legal = legal_values(dimension, candidate.values)
+        legal = [choice.value for choice in legal_choices(dimension, candidate.values)]
         here = legal.index(candidate.values[dimension.knob])
         for position, value in enumerate(legal):
             if position != here:
@@ -114,13 +100,16 @@ def starting_points(space: Space) -> tuple[Candidate, ...]:
     """
     by_knob = {dimension.knob: dimension for dimension in space.dimensions}
 
-    def values(knob: str) -> list[KnobValue]:
-        return [choice.value for choice in by_knob[knob].choices] if knob in by_knob else []
+    def values(knob: str) -> tuple[KnobValue, ...]:
+        return by_knob[knob].values if knob in by_knob else ()
 
     threads = max((v for v in values("intra_op_thread_count") if isinstance(v, int)), default=1)
     wide: dict[str, KnobValue] = {"instance_count": 1, "intra_op_thread_count": threads}
     narrow: dict[str, KnobValue] = {"instance_count": threads, "intra_op_thread_count": 1}
-    batching: dict[str, KnobValue] = {"dynamic_batching": True, "max_batch_size": _middle(values("max_batch_size"))}
+    batching: dict[str, KnobValue] = {
+        "dynamic_batching": True,
+        "max_batch_size": _middle(values("max_batch_size")),
+    }
     delays = values("max_queue_delay_microseconds")
     wanted: list[dict[str, KnobValue]] = [
         wide,
@@ -134,9 +123,9 @@ def starting_points(space: Space) -> tuple[Candidate, ...]:
     return tuple(dict.fromkeys(points))
 
 
-def _middle(values: list[KnobValue]) -> KnobValue:
+def _middle(values: tuple[KnobValue, ...]) -> KnobValue:
     return values[len(values) // 2] if values else 0
 
 
-def _known(wanted: Mapping[str, KnobValue], by_knob: Mapping[str, Dimension]) -> dict[str, KnobValue]:
+def _known(wanted: Point, by_knob: Mapping[str, Dimension]) -> dict[str, KnobValue]:
     return {knob: value for knob, value in wanted.items() if knob in by_knob}

@@ -20,7 +20,8 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.space import Dimension, Space
+from tritonc.compiler.dimension import Dimension
+from tritonc.compiler.space import Space
 from tritonc.schemas.lock import KnobValue
 from tritonc.tuner.points import complete, nearest, unseen_near
 
@@ -143,7 +144,7 @@ def distribution(dimension: Dimension) -> BaseDistribution:
     A number covers the whole range, also values that are not in the grid: a proposal goes to the nearest one
     that is.
     """
-    values = [choice.value for choice in dimension.choices]
+    values = dimension.values
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     if not dimension.ordinal or len(numbers) < len(values):
         return CategoricalDistribution([encoded(value) for value in values])
@@ -160,10 +161,10 @@ def encoded(value: KnobValue) -> bool | int | float | str:
 
 def decoded(dimension: Dimension, parameter: Any) -> KnobValue:
     """The value of `dimension` that `parameter` stands for; a number outside the grid stays as it is."""
-    for choice in dimension.choices:
-        value = encoded(choice.value)
-        if value == parameter and isinstance(value, bool) == isinstance(parameter, bool):
-            return choice.value
+    for value in dimension.values:
+        parameter_of_value = encoded(value)
+        if parameter_of_value == parameter and isinstance(value, bool) == isinstance(parameter, bool):
+            return value
     number: KnobValue = parameter
     return number
 

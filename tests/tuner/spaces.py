@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.space import Choice, Condition, Dimension, Space
+from tritonc.compiler.dimension import Choice, Condition, Dimension
+from tritonc.compiler.space import Space
 from tritonc.schemas.lock import KnobValue
 from tritonc.schemas.measurement import ClosedLoad, Interval, Measurement
 from tritonc.tuner.measure import Capacity, Seconds
 
 
-def _dimension(knob: str, *values: KnobValue, when: dict[str, KnobValue] | None = None, ordinal: bool = False):
+def _dimension(
+    knob: str, *values: KnobValue, when: dict[str, KnobValue] | None = None, ordinal: bool = False
+):
     conditions = tuple(Condition(name, (value,)) for name, value in (when or {}).items())
     return Dimension(knob, tuple(Choice(value) for value in values), conditions, ordinal)
 

@@ -1,0 +1,256 @@
+"""What a person sees while `tune` measures: a live view on a terminal, one plain line a trial elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tritonc import numbers
+from tritonc.compiler.candidate import Candidate
+from tritonc.output import Output
+from tritonc.schemas.measurement import EngineInfo, Failure, Hardware
+from tritonc.tuner.events import (
+    Confirming,
+    Decided,
+    Event,
+    LoadStarted,
+    Observer,
+    SearchEnded,
+    ServerStarted,
+    StudyStarted,
+    TargetSkipped,
+    TrialFinished,
+    TrialStarted,
+    Warned,
+)
+from tritonc.tuner.search import Trial
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_REFRESHES_PER_SECOND = 1
+"""Drawing costs CPU that the measured server should have: once a second is enough for a clock."""
+
+
+@contextmanager
+def watching(output: Output) -> Iterator[Observer]:
+    """The observer that shows a tuning job to whoever runs it, for as long as the job runs."""
+    if not output.is_live:
+        yield PlainView(output)
+        return
+    from rich.live import Live
+
+    view = LiveView(output)
+    with Live(get_renderable=view.draw, console=output.console, refresh_per_second=_REFRESHES_PER_SECOND):
+        yield view
+
+
+def engine_line(engine: EngineInfo) -> str:
+    """Engine, server and runtimes in one line."""
+    runtimes = ", ".join(f"{package} {version}" for package, version in sorted(engine.runtimes.items()))
+    cores = f"; server on cores {numbers.cores(engine.server_cores)}" if engine.server_cores else ""
+    others = f", load on {numbers.cores(engine.load_generator_cores)}" if engine.load_generator_cores else ""
+    return (
+        f"{engine.name} engine, Triton {engine.triton} ({engine.release})"
+        f"{', ' + runtimes if runtimes else ''}; {engine.load_generator}{cores}{others}"
+    )
+
+
+def hardware_line(hardware: Hardware) -> str:
+    """The machine in one line."""
+    gpus = f", {', '.join(hardware.gpus)}" if hardware.gpus else ""
+    return f"{hardware.cpu}, {hardware.cores} cores, {numbers.size(hardware.memory_bytes)}{gpus}"
+
+
+def candidate_text(candidate: Candidate, baseline: Candidate) -> str:
+    """A candidate by what distinguishes it from the baseline."""
+    changed = numbers.changes(baseline.values, candidate.values)
+    what = ", ".join(f"{name} {after}" for name, _, after in changed if after != "-")
+    return (
+        f"{candidate.id} ({'baseline' if candidate == baseline else what or 'fewer knobs than the baseline'})"
+    )
+
+
+def outcome_text(trial: Trial, baseline: Trial | None) -> str:
+    """What came of a trial, with its unit, interval and load."""
+    if isinstance(trial.outcome, Failure):
+        return f"failed, {trial.outcome.reason}: {first_line(trial.outcome.detail)}"
+    measured = trial.outcome.measurement
+    text = f"{numbers.throughput(measured)}, p99 {numbers.latency(measured)} at {numbers.load(measured.load)}"
+    if not trial.outcome.slo_met:
+        over = ", ".join(f"{slo} by {v:.0%}" for slo, v in trial.outcome.violations.items() if v > 0)
+        text += f"; misses the SLO ({over})" if over else "; misses the SLO"
+    if baseline is not None and baseline.capacity is not None and baseline.candidate != trial.candidate:
+        base = baseline.capacity.measurement.throughput.value
+        if base > 0:
+            text += f"; throughput {numbers.percent(measured.throughput.value / base - 1)} to the baseline's"
+    return text
+
+
+def first_line(text: str, length: int = 160) -> str:
+    """The first line of a text, cut where it is long."""
+    line = text.strip().splitlines()[0] if text.strip() else ""
+    return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+def study_lines(event: StudyStarted) -> list[str]:
+    """What is going to be measured, and with what."""
+    lines = [
+        f"{event.model} on {event.target}: {event.candidates} candidates, {event.trials} trials",
+        f"  {engine_line(event.engine)}",
+        f"  {hardware_line(event.hardware)}",
+    ]
+    if event.finished:
+        done = len(event.finished)
+        lines.append(f"  {done} trials were finished before, {max(0, event.trials - done)} are to come")
+    return lines
+
+
+@dataclass
+class Progress:
+    """What the events so far add up to."""
+
+    study: StudyStarted | None = None
+    trials: list[Trial] = field(default_factory=list)
+    best: Trial | None = None
+    now: str = ""
+    started_s: float = 0.0
+    new_trials: int = 0
+
+    @property
+    def baseline(self) -> Trial | None:
+        """The baseline's trial, once it is finished."""
+        return next(
+            (t for t in self.trials if self.study is not None and t.candidate == self.study.baseline), None
+        )
+
+    def left_s(self) -> float | None:
+        """Seconds that the trials to come will take, as long as those so far on average."""
+        if self.study is None:
+            return None
+        missing = max(0, self.study.trials - len(self.trials))
+        seconds = [trial.seconds for trial in self.trials if trial.seconds > 0]
+        return missing * sum(seconds) / len(seconds) if seconds else self.study.expected_s
+
+    def take(self, event: Event) -> None:
+        """Adds an event."""
+        match event:
+            case StudyStarted():
+                self.study, self.trials, self.best = event, list(event.finished), None
+                self.now, self.started_s, self.new_trials = "starting the server", time.monotonic(), 0
+            case TrialStarted() if self.study:
+                self.now = f"loading {candidate_text(event.candidate, self.study.baseline)}"
+            case LoadStarted() if self.study:
+                under = numbers.load(event.load) if event.load else "warm-up"
+                self.now = f"{candidate_text(event.candidate, self.study.baseline)}: {under}"
+            case TrialFinished():
+                self.trials.append(event.trial)
+                self.best = event.best
+                self.new_trials += 1
+            case Confirming() if self.study:
+                who = candidate_text(event.candidate, self.study.baseline)
+                self.now = f"confirming, round {event.round_number}: {event.role} {who}"
+            case SearchEnded():
+                self.now = f"search ended: {event.reason}"
+            case _:
+                pass
+
+
+class PlainView:
+    """One line an event that matters, to standard error."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._progress = Progress()
+
+    def __call__(self, event: Event) -> None:
+        """Shows an event."""
+        self._progress.take(event)
+        for line in self._lines(event):
+            self._output.note(line)
+
+    def _lines(self, event: Event) -> list[str]:
+        study = self._progress.study
+        match event:
+            case StudyStarted():
+                return study_lines(event)
+            case TrialFinished() if study:
+                trial = event.trial
+                who = candidate_text(trial.candidate, study.baseline)
+                what = outcome_text(trial, self._progress.baseline)
+                place = f"trial {trial.number}/{study.trials}"
+                return [f"{place}  {who}: {what}; took {numbers.duration(trial.seconds)}"]
+            case Confirming() if study:
+                who = candidate_text(event.candidate, study.baseline)
+                place = f"confirming, round {event.round_number} of {event.rounds}"
+                return [f"{place}: {event.role} {who}"] if event.round_number == 1 else []
+            case _:
+                return rare_lines(event)
+
+
+def rare_lines(event: Event) -> list[str]:
+    """Lines for events that both views show in the same words."""
+    match event:
+        case TargetSkipped():
+            return [f"target {event.target} is skipped: {event.reason}"]
+        case ServerStarted(restarted=True):
+            return ["the server was given up and started again"]
+        case SearchEnded():
+            return [f"search ended: {event.reason}"]
+        case Decided():
+            decision = event.decision
+            return [f"{decision.model} on {decision.target}: {event.reason}"]
+        case Warned():
+            return [event.text]
+        case _:
+            return []
+
+
+class LiveView:
+    """A picture of the job, drawn again once a second; rare events scroll by above it."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._progress = Progress()
+
+    def __call__(self, event: Event) -> None:
+        """Takes an event in."""
+        self._progress.take(event)
+        lines = study_lines(event) if isinstance(event, StudyStarted) else rare_lines(event)
+        if isinstance(event, TrialFinished) and isinstance(event.trial.outcome, Failure):
+            what = outcome_text(event.trial, None)
+            lines = [f"trial {event.trial.number}  {event.trial.candidate.id}: {what}"]
+        for line in lines:
+            self._output.console.print(line, markup=False)
+
+    def draw(self) -> RenderableType:
+        """The picture of now."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        progress, study = self._progress, self._progress.study
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        if study is None:
+            table.add_row("now", "getting the engine ready")
+            return table
+        done = len(progress.trials)
+        row = Table.grid(padding=(0, 2))
+        row.add_row(f"{done}/{study.trials}", ProgressBar(total=study.trials, completed=done, width=30))
+        table.add_row("trials", row)
+        table.add_row("now", progress.now)
+        baseline = progress.baseline
+        if baseline is not None:
+            table.add_row("baseline", outcome_text(baseline, None))
+        if progress.best is not None and progress.best is not baseline:
+            who = candidate_text(progress.best.candidate, study.baseline)
+            table.add_row("best so far", f"{outcome_text(progress.best, baseline)}\n{who}")
+        left = progress.left_s()
+        passed = numbers.duration(time.monotonic() - progress.started_s)
+        about = f"about {numbers.duration(left)} for the trials, then confirmation" if left else "unknown"
+        table.add_row("time", f"{passed} passed, left: {about}")
+        return table

@@ -1,0 +1,136 @@
+"""Numbers as people read them: with their unit, their interval and the load they were measured under."""
+
+from __future__ import annotations
+
+import math
+
+from tritonc.schemas.lock import KnobValue
+from tritonc.schemas.measurement import Interval, Load, Measurement
+
+_DIGITS = 3
+"""Significant digits; measurements here are rarely good to more."""
+
+
+def number(value: float) -> str:
+    """`value` with three significant digits, whole numbers from 100 on.
+
+    >>> [number(v) for v in (0.01234, 1.2345, 98.76, 1234.5, 0.0)]
+    ['0.0123', '1.23', '98.8', '1234', '0']
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:.0f}" if value == 0 else "unknown"
+    decimals = max(0, _DIGITS - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{decimals}f}"
+
+
+def interval(estimate: Interval, unit: str, *, count: int | None = None) -> str:
+    """An estimate with its 95% interval; an end that is not known says so, with the sample's size.
+
+    >>> interval(Interval(value=43.2, low=41.0), "ms", count=210)
+    '43.2 ms [41.0, unknown (n = 210)]'
+    """
+    low, high = (number(end) if end is not None else None for end in (estimate.low, estimate.high))
+    if low is None and high is None:
+        return f"{number(estimate.value)} {unit}"
+    unknown = "unknown" if count is None else f"unknown (n = {count})"
+    return f"{number(estimate.value)} {unit} [{low or unknown}, {high or unknown}]"
+
+
+def percent(ratio: float) -> str:
+    """A relative difference with its sign.
+
+    >>> percent(0.3156), percent(-0.02)
+    ('+31.6%', '-2.0%')
+    """
+    return f"{ratio:+.1%}"
+
+
+def load(measured: Load) -> str:
+    """A load in words.
+
+    >>> from tritonc.schemas.measurement import ClosedLoad
+    >>> load(ClosedLoad(concurrency=8))
+    'concurrency 8'
+    """
+    batch = f", request batch {measured.request_batch}" if measured.request_batch > 1 else ""
+    if measured.kind == "closed":
+        return f"concurrency {measured.concurrency}{batch}"
+    return f"{number(measured.rate)} requests/s {measured.distribution}{batch}"
+
+
+def throughput(measurement: Measurement) -> str:
+    """Throughput with its interval."""
+    return interval(measurement.throughput, "inferences/s", count=measurement.requests)
+
+
+def latency(measurement: Measurement, statistic: str = "p99") -> str:
+    """A latency with its interval; "unknown" where it was not measured."""
+    found = {str(name): value for name, value in measurement.latency_ms.items()}.get(statistic)
+    return interval(found, "ms", count=measurement.requests) if found else "unknown"
+
+
+def size(size_bytes: int | None) -> str:
+    """A size in MiB or GiB.
+
+    >>> size(3 * 2**29), size(5 * 2**20)
+    ('1.50 GiB', '5.00 MiB')
+    """
+    if size_bytes is None:
+        return "unknown"
+    if size_bytes >= 2**30:
+        return f"{number(size_bytes / 2**30)} GiB"
+    return f"{number(size_bytes / 2**20)} MiB"
+
+
+def duration(seconds: float) -> str:
+    """A duration to the unit that matters.
+
+    >>> duration(42), duration(185), duration(7300)
+    ('42 s', '3 min 5 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def cores(listed: tuple[int, ...]) -> str:
+    """Numbers of cores, runs of them shortened.
+
+    >>> cores((0, 1, 2, 5))
+    '0-2,5'
+    """
+    runs: list[list[int]] = []
+    for core in sorted(listed):
+        if runs and core == runs[-1][-1] + 1:
+            runs[-1].append(core)
+        else:
+            runs.append([core])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def knob(value: KnobValue | None) -> str:
+    """A knob's value as a person would write it; "-" where the knob is not active.
+
+    >>> knob(True), knob((4, 8)), knob(()), knob(None)
+    ('true', '4, 8', 'none', '-')
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ", ".join(str(item) for item in value) or "none"
+    return str(value)
+
+
+def changes(before: dict[str, KnobValue], after: dict[str, KnobValue]) -> list[tuple[str, str, str]]:
+    """(knob, before, after) of every knob that differs, sorted by name."""
+    names = sorted(before.keys() | after.keys())
+    return [
+        (name, knob(before.get(name)), knob(after.get(name)))
+        for name in names
+        if before.get(name) != after.get(name) or (name in before) != (name in after)
+    ]

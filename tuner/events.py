@@ -1,0 +1,121 @@
+"""What a tuning job tells whoever watches it: frozen values, in the order in which things happen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tritonc.compiler.candidate import Candidate
+from tritonc.schemas.lock import Decision
+from tritonc.schemas.measurement import EngineInfo, Hardware, Load
+from tritonc.tuner.search import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSkipped:
+    """A target that this machine cannot measure, and why, in half a sentence."""
+
+    target: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStarted:
+    """A tritonserver serves; `restarted` says that the one before had to be given up."""
+
+    engine: EngineInfo
+    restarted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StudyStarted:
+    """A (model, target) is being searched.
+
+    Attributes:
+        candidates: size of its space.
+        trials: how many will have been finished at the end.
+        finished: trials that earlier runs finished.
+        expected_s: seconds that the trials to come will take, by those that are finished; None without any.
+    """
+
+    model: str
+    target: str
+    candidates: int
+    trials: int
+    finished: tuple[Trial, ...]
+    baseline: Candidate
+    objective_unit: str
+    engine: EngineInfo
+    hardware: Hardware
+    expected_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStarted:
+    """Trial `number` (from 1) loads `candidate`."""
+
+    number: int
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class LoadStarted:
+    """The candidate of the running trial, or a contender, is put under a load (None: it is warmed up)."""
+
+    candidate: Candidate
+    load: Load | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialFinished:
+    """A trial ended, well or not; `best` is the best so far."""
+
+    trial: Trial
+    best: Trial | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchEnded:
+    """No more trials, and why: the number asked for, the time, or every candidate measured."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Confirming:
+    """A contender is measured again, interleaved with the others; `round_number` of `rounds`, from 1."""
+
+    candidate: Candidate
+    role: str
+    round_number: int
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The decision for a (model, target), written to the lock."""
+
+    decision: Decision
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something that a person should know, in one line."""
+
+    text: str
+
+
+Event = (
+    TargetSkipped
+    | ServerStarted
+    | StudyStarted
+    | TrialStarted
+    | LoadStarted
+    | TrialFinished
+    | SearchEnded
+    | Confirming
+    | Decided
+    | Warned
+)
+Observer = Callable[[Event], None]
