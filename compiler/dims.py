@@ -83,8 +83,8 @@ def _wrong_sizes(key: str, name: str, sizes: Dims, fixed: Dims, who: str) -> Ite
 
 
 def _wrong_rank(key: str, name: str, dims: Dims, own: Dims, has_batch_axis: bool) -> DimsProblem:
-    without = " without the batch axis" if has_batch_axis else ""
-    what = f"{key}: {name} has {len(dims)} dimensions here and {len(own)} in the file: {list(own)}{without}"
+    without = ", without the batch axis" if has_batch_axis else ""
+    what = f"{key}: {name} is {list(dims)}, but {list(own)} in the file{without}"
     batch_given = has_batch_axis and len(dims) == len(own) + 1
     return DimsProblem(
         (key, name), what, "leave out the batch axis" if batch_given else "give one size for each"

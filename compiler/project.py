@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +15,9 @@ from tritonc.compiler.source import path_of_source, require_inside
 from tritonc.schemas.errors import InputErrors, ModelFileError, SpecError
 from tritonc.schemas.spec import ModelSpec, Spec
 from tritonc.schemas.spec_file import SpecFile, read_spec
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+"""What YAML 1.2 reads as text without quotes (apart from null, true and false)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +96,9 @@ def measuring_shapes(project: Project, model: str) -> dict[str, tuple[int, ...]]
         if OPEN in result[tensor.name]:
             without = ", without the batch axis" if project.models[model].signature.has_batch_axis else ""
             sizes = ", ".join("?" if size == OPEN else str(size) for size in tensor.dims)
+            key = tensor.name if _PLAIN_KEY.fullmatch(tensor.name) else json.dumps(tensor.name)
             what = f'the file leaves dimensions of input "{tensor.name}" open: {list(tensor.dims)}{without}'
-            hint = f"say which size to measure: shapes: {{{tensor.name}: [{sizes}]}} with a number for each ?"
+            hint = f"say which size to measure: shapes: {{{key}: [{sizes}]}} with a number for each ?"
             errors.append(project.spec_file.error(("models", model, "shapes"), what, hint))
     if errors:
         raise InputErrors(errors)

@@ -32,6 +32,12 @@ def test_a_small_model_stays_as_it_is(make: Callable[[], onnx.ModelProto]) -> No
     assert slim(make()) == make()
 
 
+def test_what_is_large_but_no_weight_stays() -> None:
+    proto = models.mlp()
+    proto.doc_string = "long " * KEPT_BYTES
+    assert slim(proto) == proto
+
+
 @pytest.mark.parametrize(
     "data_type",
     [
