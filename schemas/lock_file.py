@@ -57,7 +57,7 @@ def read_lock(path: Path) -> Lock | None:
 
 
 def dump_lock(lock: Lock) -> str:
-    """The text of a lock file: fields in the order of the models, knobs by name, measured numbers to six significant digits.
+    """The text of a lock file: fields in the order of the models, knobs by name, numbers to six digits.
 
     Values of knobs keep every digit: a configuration's id is computed from them.
     """

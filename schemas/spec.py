@@ -86,7 +86,7 @@ def _domain_kind(value: object) -> str:
 SearchValue = Annotated[bool | int | float | str | tuple[int, ...], BeforeValidator(_search_value)]
 SearchDomain = Annotated[
     Annotated[Range, Tag("{min, max}")]
-    | Annotated[tuple[SearchValue, ...], Tag("[…]")]
+    | Annotated[tuple[SearchValue, ...], Field(json_schema_extra={"minItems": 1}), Tag("[…]")]
     | Annotated[Scalar, Tag("scalar")],
     Discriminator(_domain_kind),
     BeforeValidator(_search_domain),
