@@ -23,8 +23,9 @@ _CLEAN_UP_S = 10.0  # the supervisor kills what is left and removes shared memor
 class Child:
     """A running command, in a session of its own, watched over by a supervisor process.
 
-    When this object is stopped, or the process that made it ends in any way, the command and every descendant of it
-    is killed and its shared memory removed. Use it as a context manager. Not safe for use from several threads.
+    When this object is stopped, or the process that made it ends in any way, the command and every descendant
+    of it is killed and its shared memory removed. Use it as a context manager. Not safe for use from several
+    threads.
 
     Attributes:
         pid: of the command itself.
@@ -48,8 +49,8 @@ class Child:
             output: file that gets its standard output and error, appended.
             env: its whole environment; None for ours.
             cores: the only cores it may run on; empty for all that we may.
-            shared_memory: prefix of the names of its POSIX shared memory, which no other process uses; what is left
-                under such names is removed after it. Empty: it has none.
+            shared_memory: prefix of the names of its POSIX shared memory, which no other process uses; what
+                is left under such names is removed after it. Empty: it has none.
             cwd: its working folder; None for ours.
 
         Raises:

@@ -1,10 +1,10 @@
 """Runs one command so that nothing of it outlives the process that asked for it.
 
 A program of its own, started by `process.py` with `python -I -S supervisor.py …`; only the standard library.
-Between tritonc and a server stands this single-threaded process. It holds the reading end of a pipe whose writing
-end only tritonc has: when that closes, for whatever reason (a clean stop, a crash, `kill -9`), it kills the command
-with all its descendants and removes the shared memory they left. It is the reaper of their orphans, so that none
-can slip away, and the kernel kills the command if the supervisor itself is killed.
+Between tritonc and a server stands this single-threaded process. It holds the reading end of a pipe whose
+writing end only tritonc has: when that closes, for whatever reason (a clean stop, a crash, `kill -9`), it
+kills the command with all its descendants and removes the shared memory they left. It is the reaper of their
+orphans, so that none can slip away, and the kernel kills the command if the supervisor itself is killed.
 
 What happens is written to a second pipe, as lines: `pid N`, `exit N`, `error TEXT`.
 """

@@ -107,8 +107,8 @@ class Server(Protocol):
         """Returns once `model` serves, as its folder in the repository now is.
 
         Raises:
-            ServerFailure: it does not load, not in time, or the server is gone. After a timeout the server must
-                be given up: Triton cannot cancel a load.
+            ServerFailure: it does not load, not in time, or the server is gone. After a timeout the server
+                must be given up: Triton cannot cancel a load.
         """
         ...
 
@@ -160,7 +160,8 @@ class Server(Protocol):
 class Engine(Protocol):
     """Runs a tritonserver. Leaving the context of `serve` stops it, whatever happened inside.
 
-    `describe` and `perf_analyzer` may fetch what is missing; the result of `describe` is part of every Measurement.
+    `describe` and `perf_analyzer` may fetch what is missing; the result of `describe` is part of every
+    Measurement.
     """
 
     name: str
@@ -219,4 +220,4 @@ def engine_named(name: str) -> Engine:
     if name not in _ENGINES:
         raise EngineError(f'unknown engine "{name}"', did_you_mean(name, _ENGINES))
     module = import_module(f"{__name__}.{name}")
-    return cast(Engine, getattr(module, _ENGINES[name])())
+    return cast("Engine", getattr(module, _ENGINES[name])())

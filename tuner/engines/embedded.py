@@ -151,7 +151,8 @@ def find_libpython() -> Path:
 def assemble_backends(bundle: Bundle, cache: Path) -> Path:
     """A folder with `backends/` for this interpreter and these very backend sources, made first where needed.
 
-    Its name is a digest of all that goes in, so that an upgraded tritonc or Python never serves with stale files.
+    Its name is a digest of all that goes in, so that an upgraded tritonc or Python never serves with stale
+    files.
 
     Raises:
         EngineError: this interpreter cannot serve.

@@ -84,7 +84,7 @@ class TritonServer:
         """Whether the server still has some instance of the model."""
         index = self._ask(self._client.get_model_repository_index, timeout_s)
         return any(
-            entry.name == model and entry.state not in ("", "UNAVAILABLE")
+            (entry.name == model and entry.state not in ("", "UNAVAILABLE"))
             or (entry.name == model and entry.reason not in ("", "unloaded"))
             for entry in index.models
         )
@@ -96,7 +96,9 @@ class TritonServer:
             call(model, client_timeout=timeout_s)
         except InferenceServerException as err:
             if not self._still_alive():
-                raise self._failure("server_crashed", f"the server ended while it was to {verb} {model}") from err
+                raise self._failure(
+                    "server_crashed", f"the server ended while it was to {verb} {model}"
+                ) from err
             if "DEADLINE_EXCEEDED" in str(err.status()):
                 reason = "load_timeout" if verb == "load" else "server_hung"
                 raise self._failure(reason, f"{model} did not {verb} within {timeout_s:g} s") from err
@@ -169,7 +171,7 @@ class TritonServer:
             raise MissingExtraError("prometheus-client", "tune") from err
         url = f"http://{self.metrics_address}/metrics"
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own loopback address
+            with urllib.request.urlopen(url, timeout=5) as answer:
                 text = answer.read().decode()
         except OSError as err:
             reason = "server_hung" if self._still_alive() else "server_crashed"
@@ -244,7 +246,9 @@ def _pss_bytes(pid: int) -> int:
 
 def _cleaned(message: str) -> str:
     """A load error of Triton without the envelope that repeats the model's name and the Python backend's trace."""
-    text = re.sub(r"^load failed for model '[^']*': version \d+ is at UNAVAILABLE state: ", "", message.strip())
+    text = re.sub(
+        r"^load failed for model '[^']*': version \d+ is at UNAVAILABLE state: ", "", message.strip()
+    )
     text = re.sub(r"^(Internal|Invalid argument|Unavailable): ", "", text)
     text = re.sub(r"\n+At:\n.*", "", text, flags=re.DOTALL)
     return re.sub(r"^TritonModelException: ", "", text).strip(" ;\n")

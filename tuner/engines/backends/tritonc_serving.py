@@ -43,7 +43,8 @@ class Settings:
         parameters: the top-level `parameters`, as text.
         accelerators: `execution_accelerators`: (list, name, parameters) with list "cpu" or "gpu".
         graph_level: `optimization.graph.level`; None where absent.
-        batching: whether the first axis of every tensor is the batch.
+        max_batch_size: 0 where the first axis of tensors is not the batch.
+        instances: how many instances the model has in all.
         gpu: number of the GPU this instance runs on; None for a CPU instance.
         any_gpu: whether some instance of the model runs on a GPU.
         custom_operators: `op_library_filename`.
@@ -55,13 +56,21 @@ class Settings:
     parameters: Mapping[str, str]
     accelerators: tuple[tuple[str, str, Mapping[str, str]], ...]
     graph_level: int | None
-    batching: bool
+    max_batch_size: int
+    instances: int
     gpu: int | None
     any_gpu: bool
     custom_operators: tuple[str, ...]
 
+    @property
+    def batching(self) -> bool:
+        """Whether the first axis of every tensor is the batch."""
+        return self.max_batch_size > 0
 
-def read_settings(args: Mapping[str, str], default_filename: str, known_parameters: Collection[str]) -> Settings:
+
+def read_settings(
+    args: Mapping[str, str], default_filename: str, known_parameters: Collection[str]
+) -> Settings:
     """The settings in the arguments that Triton gives an instance.
 
     Raises:
@@ -79,14 +88,14 @@ def read_settings(args: Mapping[str, str], default_filename: str, known_paramete
     optimization = config.get("optimization", {})
     accelerators = optimization.get("execution_accelerators", {})
     level = optimization.get("graph", {}).get("level") if "graph" in optimization else None
-    batching = int(config.get("max_batch_size", 0)) > 0
+    max_batch_size = int(config.get("max_batch_size", 0))
     groups = config.get("instance_group", [])
     is_gpu = args["model_instance_kind"] == "GPU"
     filename = config.get("default_model_filename") or default_filename
     return Settings(
         model_file=_file_in(Path(args["model_repository"], args["model_version"]), filename),
-        inputs=_tensors(config.get("input", []), batching),
-        outputs=_tensors(config.get("output", []), batching),
+        inputs=_tensors(config.get("input", []), max_batch_size > 0),
+        outputs=_tensors(config.get("output", []), max_batch_size > 0),
         parameters=parameters,
         accelerators=tuple(
             (kind, each["name"], each.get("parameters", {}))
@@ -94,7 +103,8 @@ def read_settings(args: Mapping[str, str], default_filename: str, known_paramete
             for each in accelerators.get(f"{kind}_execution_accelerator", [])
         ),
         graph_level=None if level is None else int(level),
-        batching=batching,
+        max_batch_size=max_batch_size,
+        instances=sum(max(1, int(group.get("count", 1))) for group in groups),
         gpu=int(args["model_instance_device_id"]) if is_gpu else None,
         any_gpu=is_gpu or any(group.get("kind") == "KIND_GPU" for group in groups),
         custom_operators=tuple(config.get("model_operations", {}).get("op_library_filename", [])),
@@ -126,7 +136,8 @@ def _refuse_unhonoured(config: Mapping[str, Any]) -> None:
     optimization = config.get("optimization", {})
     cuda = optimization.get("cuda", {})
     fields = {
-        "optimization.priority": optimization.get("priority", "PRIORITY_DEFAULT") not in ("PRIORITY_DEFAULT", 0),
+        "optimization.priority": optimization.get("priority", "PRIORITY_DEFAULT")
+        not in ("PRIORITY_DEFAULT", 0),
         "optimization.cuda": any(bool(value) for value in cuda.values()),
         "optimization.gather_kernel_buffer_threshold": optimization.get("gather_kernel_buffer_threshold", 0),
         "optimization.eager_batching": optimization.get("eager_batching", False),
@@ -137,13 +148,18 @@ def _refuse_unhonoured(config: Mapping[str, Any]) -> None:
     }
     groups = config.get("instance_group", [])
     if any(group.get("kind") == "KIND_GPU" for group in groups):
-        # Tensors go to the instance through shared memory: on a CPU these two mean nothing, on a GPU they would.
+        # Tensors go to the instance through shared memory: on a CPU these two mean nothing, on a GPU they
+        # would.
         for field in ("input_pinned_memory", "output_pinned_memory"):
-            fields[f"optimization.{field}.enable: false"] = not optimization.get(field, {}).get("enable", True)
+            fields[f"optimization.{field}.enable: false"] = not optimization.get(field, {}).get(
+                "enable", True
+            )
         fields["cc_model_filenames"] = config.get("cc_model_filenames")
     for each in groups:
         fields["instance_group.profile"] = fields.get("instance_group.profile") or each.get("profile")
-        fields["instance_group.host_policy"] = fields.get("instance_group.host_policy") or each.get("host_policy")
+        fields["instance_group.host_policy"] = fields.get("instance_group.host_policy") or each.get(
+            "host_policy"
+        )
         fields["instance_group.secondary_devices"] = each.get("secondary_devices")
     for each in config.get("input", []):
         fields[f"input {each['name']}: allow_ragged_batch"] = each.get("allow_ragged_batch")
@@ -218,7 +234,9 @@ def check_tensors(
     names = {tensor.name for tensor in declared}
     for tensor in declared:
         if (found := by_name.get(tensor.name)) is None:
-            raise ConfigError(f'the model has no {what} "{tensor.name}"; {_did_you_mean(tensor.name, by_name)}')
+            raise ConfigError(
+                f'the model has no {what} "{tensor.name}"; {_did_you_mean(tensor.name, by_name)}'
+            )
         if tensor.dtype != found.dtype:
             raise ConfigError(f'{what} "{tensor.name}" is {found.dtype} in the model, not {tensor.dtype}')
         fits = len(tensor.dims) == len(found.dims) and all(
@@ -241,7 +259,7 @@ class _Capsule:
     def __init__(self, capsule: object) -> None:
         self._capsule = capsule
 
-    def __dlpack__(self, **_: object) -> object:
+    def __dlpack__(self, **_: object) -> Any:
         return self._capsule
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -258,7 +276,7 @@ _set_capsule_name.argtypes = [ctypes.py_object, ctypes.c_void_p]
 
 def _array(tensor: Any) -> Any:
     """A numeric tensor as an array on its own memory, or on a copy where that is not aligned for its type."""
-    array = np.from_dlpack(_Capsule(tensor.to_dlpack()))
+    array: Any = np.from_dlpack(_Capsule(tensor.to_dlpack()))
     return array if array.flags.aligned else array.copy()
 
 
@@ -272,8 +290,15 @@ def _text_array(tensor: Any) -> Any:
 class Executor:
     """Executes the requests that Triton hands to one instance, those of equal shapes together."""
 
-    def __init__(self, settings: Settings, run: Run, pb_utils: Any) -> None:
-        """An executor that calls `run` with the inputs by name and takes its outputs in `settings.outputs`' order."""
+    def __init__(self, settings: Settings, run: Run, pb_utils: Any, *, joins_requests: bool = True) -> None:
+        """An executor that calls `run` with the inputs by name and takes its outputs in `settings.outputs`' order.
+
+        Args:
+            settings: of the instance.
+            run: executes the model.
+            pb_utils: Triton's module of that name.
+            joins_requests: whether requests that come together are executed together.
+        """
         self._run = run
         self._pb = pb_utils
         self._outputs = tuple(tensor.name for tensor in settings.outputs)
@@ -284,7 +309,7 @@ class Executor:
                 f"{', '.join(sorted(texts))}: the embedded engine serves TYPE_STRING tensors only where numpy is older "
                 f"than 2 (it is {np.__version__}); install numpy<2, or measure with the engine `local`"
             )
-        self._batching = settings.batching
+        self._joins = settings.batching and joins_requests
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """A response for each request, in their order."""
@@ -311,7 +336,7 @@ class Executor:
 
     def _groups(self, inputs: Sequence[Arrays]) -> list[list[int]]:
         """Numbers of the requests that can be executed together: same inputs, same shapes but for the batch."""
-        if not self._batching:
+        if not self._joins:
             return [[index] for index in range(len(inputs))]
         groups: dict[tuple[object, ...], list[int]] = {}
         for index, each in enumerate(inputs):
@@ -333,7 +358,9 @@ class Executor:
             ends = np.cumsum([len(next(iter(each.values()))) for each in inputs])
             for name, output in zip(self._outputs, outputs, strict=True):
                 if output.ndim == 0 or len(output) != ends[-1]:
-                    raise ValueError(f'output "{name}" has the shape {output.shape} for a batch of {ends[-1]}')
+                    raise ValueError(
+                        f'output "{name}" has the shape {output.shape} for a batch of {ends[-1]}'
+                    )
             starts = [0, *ends[:-1]]
             return [
                 self._response(request, [output[start:end] for output in outputs])
@@ -356,7 +383,8 @@ class Executor:
             return self._pb.Tensor(name, array)
         capsule = array.__dlpack__()
         tensor = self._pb.Tensor.from_dlpack(name, capsule)
-        # The stub marks the capsule as used by a name that numpy does not know, which numpy then complains about.
+        # The stub marks the capsule as used by a name that numpy does not know, which numpy then complains
+        # about.
         _set_capsule_name(capsule, ctypes.addressof(_USED))
         return tensor
 

@@ -28,11 +28,22 @@ _PACKAGE_OF = {_CUDA: "onnxruntime-gpu", _TENSORRT: "onnxruntime-gpu", _OPENVINO
 
 _CUDNN_SEARCH = {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"}
 _ARENA_STRATEGY = {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"}
-_CUDA_PARAMETERS = ("cudnn_conv_algo_search", "gpu_mem_limit", "arena_extend_strategy", "do_copy_in_default_stream")
+_CUDA_PARAMETERS = (
+    "cudnn_conv_algo_search",
+    "gpu_mem_limit",
+    "arena_extend_strategy",
+    "do_copy_in_default_stream",
+)
 _SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 _DEVICE_INITIALIZERS = "session.use_device_allocator_for_initializers"
 _PARAMETERS = (
-    *("intra_op_thread_count", "inter_op_thread_count", "execution_mode", "enable_mem_arena", "enable_mem_pattern"),
+    *(
+        "intra_op_thread_count",
+        "inter_op_thread_count",
+        "execution_mode",
+        "enable_mem_arena",
+        "enable_mem_pattern",
+    ),
     *(_SHRINKAGE, _DEVICE_INITIALIZERS, *_CUDA_PARAMETERS),
 )
 _GRAPH_LEVELS = {
@@ -44,14 +55,36 @@ _GRAPH_LEVELS = {
 # The `tensorrt` accelerator's keys that ONNX Runtime knows by the same name.
 _TENSORRT_SAME = frozenset(
     f"trt_{name}"
-    for name in (
-        "engine_cache_enable engine_cache_path engine_cache_prefix timing_cache_enable timing_cache_path "
-        "force_timing_cache max_partition_iterations min_subgraph_size builder_optimization_level "
-        "build_heuristics_enable sparsity_enable auxiliary_streams context_memory_sharing_enable "
-        "layer_norm_fp32_fallback cuda_graph_enable force_sequential_engine_build dla_enable dla_core "
-        "tactic_sources extra_plugin_lib_paths profile_min_shapes profile_opt_shapes profile_max_shapes "
-        "dump_subgraphs detailed_build_log dump_ep_context_model ep_context_file_path ep_context_embed_mode"
-    ).split()
+    for name in [
+        "engine_cache_enable",
+        "engine_cache_path",
+        "engine_cache_prefix",
+        "timing_cache_enable",
+        "timing_cache_path",
+        "force_timing_cache",
+        "max_partition_iterations",
+        "min_subgraph_size",
+        "builder_optimization_level",
+        "build_heuristics_enable",
+        "sparsity_enable",
+        "auxiliary_streams",
+        "context_memory_sharing_enable",
+        "layer_norm_fp32_fallback",
+        "cuda_graph_enable",
+        "force_sequential_engine_build",
+        "dla_enable",
+        "dla_core",
+        "tactic_sources",
+        "extra_plugin_lib_paths",
+        "profile_min_shapes",
+        "profile_opt_shapes",
+        "profile_max_shapes",
+        "dump_subgraphs",
+        "detailed_build_log",
+        "dump_ep_context_model",
+        "ep_context_file_path",
+        "ep_context_embed_mode",
+    ]
 )
 _TENSORRT_RENAMED = {
     "max_workspace_size_bytes": "trt_max_workspace_size",
@@ -98,7 +131,6 @@ class TritonPythonModel:
             self._executor = serving.Executor(settings, _runner(settings, session), pb_utils)
         except serving.ConfigError as err:
             raise pb_utils.TritonModelException(str(err)) from err
-        self.execute = self._executor.execute
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """A response for each request."""
@@ -179,7 +211,8 @@ def _session_options(settings: serving.Settings) -> Any:
 def _use_allowed_cores(options: Any) -> None:
     """ONNX Runtime's own default, one pinned thread a physical core, for the cores this process may use.
 
-    Left to itself it counts the cores of the whole machine and pins its threads to those outside our affinity, too.
+    Left to itself it counts the cores of the whole machine and pins its threads to those outside our
+    affinity, too.
     """
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) == os.cpu_count():
@@ -275,7 +308,9 @@ def openvino_options(parameters: Mapping[str, str]) -> dict[str, str]:
     """OpenVINO provider options of the `openvino` accelerator, of which the official backend reads none."""
     if parameters:
         names = ", ".join(parameters)
-        raise serving.ConfigError(f"openvino accelerator: {names} would be ignored; this accelerator reads none")
+        raise serving.ConfigError(
+            f"openvino accelerator: {names} would be ignored; this accelerator reads none"
+        )
     return {"device_type": "CPU"}
 
 
