@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.header import candidate_header, selection_header
 from tritonc.compiler.manifest import MANIFEST_PATH, FileRecord, Manifest, print_manifest
+from tritonc.compiler.model_config import render
+from tritonc.compiler.model_file import ModelFile
+from tritonc.compiler.pbtxt import print_pbtxt
+from tritonc.compiler.project import Project
+from tritonc.compiler.protobuf import ModelConfig
+from tritonc.compiler.selection import Selection, check_lock, select
+from tritonc.compiler.server_args import server_args
+from tritonc.schemas.errors import InputErrors, ModelFileError, TritoncError
+from tritonc.schemas.lock import Lock
+
+VERSION = "1"
+"""The version folder of every model; which versions are served is Triton's version_policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +100,95 @@ def _record(content: Content) -> FileRecord:
     if isinstance(content, Weights):
         return FileRecord(content.sha256, content.size_bytes)
     return FileRecord(hashlib.sha256(content).hexdigest(), len(content))
+
+
+def compile_repository(project: Project, lock: Lock | None, target: str) -> Repository:
+    """The repository that serves every model of the spec on `target`, from spec, lock and weights alone.
+
+    Raises:
+        InputErrors: everything that is wrong with the lock, or with a model on this target.
+    """
+    notices = list(check_lock(project, lock))
+    selections: list[Selection] = []
+    errors: list[TritoncError] = []
+    for model in project.spec.models:
+        try:
+            selections.append(select(project, lock, model, target))
+        except InputErrors as err:
+            errors.extend(err)
+        except TritoncError as err:
+            errors.append(err)
+    if errors:
+        raise InputErrors(errors)
+    notices += [selection.notice for selection in selections if selection.notice]
+    untuned = [selection.candidate.model for selection in selections if selection.decision is None]
+    if lock and untuned:
+        notices.append(_not_in_lock(project, target, untuned))
+    configs = [
+        (render(project, selection.candidate), selection_header(project.spec_file, selection))
+        for selection in selections
+    ]
+    return _repository(
+        project, target, configs, tuple(notices), all(selection.slo_met for selection in selections)
+    )
+
+
+def _not_in_lock(project: Project, target: str, models: Sequence[str]) -> str:
+    named = ", ".join(models[:5]) + (f" and {len(models) - 5} more" if len(models) > 5 else "")
+    return (
+        f"{target}: {project.spec_file.lock_path.name} has no decision for {named}: the baseline is used; "
+        "to measure, run: tritonc tune"
+    )
+
+
+def compile_candidate(project: Project, candidate: Candidate) -> Repository:
+    """The repository that serves one candidate alone.
+
+    Raises:
+        InputErrors: the spec and the model file do not go together.
+    """
+    header = candidate_header(project.spec_file, candidate.model, candidate.target, candidate.id)
+    return _repository(project, candidate.target, [(render(project, candidate), header)])
+
+
+def _repository(
+    project: Project,
+    target: str,
+    configs: Sequence[tuple[ModelConfig, Sequence[str]]],
+    notices: tuple[str, ...] = (),
+    slo_met: bool = True,
+) -> Repository:
+    files: dict[PurePosixPath, Content] = {
+        PurePosixPath("server.args"): server_args(
+            project.spec.targets[target], (config for config, _ in configs)
+        )
+    }
+    for config, header in configs:
+        folder = PurePosixPath(config.name)
+        files[folder / "config.pbtxt"] = print_pbtxt(config, header).encode()
+        files |= {folder / VERSION / path: weights for path, weights in _weights(project.models[config.name])}
+    spec_file = project.spec_file
+    return Repository.of(
+        files,
+        spec=spec_file.spec.name,
+        spec_sha256=spec_file.sha256,
+        target=target,
+        notices=notices,
+        slo_met=slo_met,
+    )
+
+
+def _weights(file: ModelFile) -> Iterator[tuple[PurePosixPath, Weights]]:
+    """The model file as `model.onnx` and, beside it, its data files under the names that it knows them by.
+
+    Raises:
+        ModelFileError: a data file would lie outside the version folder, or in the place of the model file.
+    """
+    yield PurePosixPath("model.onnx"), Weights(file.path, file.file_sha256[0], file.size_bytes)
+    for data, sha256 in zip(file.external_data, file.file_sha256[1:], strict=True):
+        path = PurePosixPath(data.relative_to(file.path.parent))
+        if ".." in path.parts or path.parts[0] == "model.onnx":
+            raise ModelFileError(
+                file.path, f'its external data "{path}" cannot lie beside it in a repository', "rename it"
+            )
+        yield path, Weights(data, sha256, data.stat().st_size)

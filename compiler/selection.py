@@ -1,0 +1,178 @@
+"""Which candidate a repository serves for a (model, target): what the lock decided, or else the baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.project import Project
+from tritonc.compiler.space import Space, space_for
+from tritonc.compiler.stale import Part, changed_parts, digests_in
+from tritonc.schemas.errors import LockError, TritoncError
+from tritonc.schemas.lock import Decision, Lock, Result
+from tritonc.schemas.yaml_source import read_yaml
+
+_OF_ANOTHER = {
+    "signature": "inputs or outputs of the model file",
+    "source": "the model file's weights",
+    "load": "workload, SLO, objective, accuracy, inputs or the target's machine",
+}
+"""What a changed digest means, in words; a changed space alone leaves the evidence true."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What is served for one (model, target), and why.
+
+    Attributes:
+        candidate: what config.pbtxt is rendered from.
+        decision: the lock's; None where it has none.
+        result: the measurement of `candidate`; None where it has none.
+        slo_met: False where the decision says that nothing met the SLO.
+        notice: one sentence for the person who builds it; "" where all is as expected.
+    """
+
+    candidate: Candidate
+    decision: Decision | None = None
+    result: Result | None = None
+    slo_met: bool = True
+    notice: str = ""
+
+
+def select(project: Project, lock: Lock | None, model: str, target: str) -> Selection:
+    """The candidate to serve.
+
+    Raises:
+        InputErrors: the spec allows no candidate there.
+        LockError: the decision does not belong to the spec or the model file, or holds an illegal value.
+    """
+    space = space_for(project, model, target)
+    decision = lock.decision(model, target) if lock else None
+    if decision is None:
+        return Selection(space.baseline)
+    result = served_result(decision)
+    changed = changed_parts(decision.digests, digests_in(project, space))
+    _require_current(project, decision, changed)
+    notices = []
+    candidate = _candidate(project, space, decision, result) if result else space.baseline
+    if not decision.slo_met:
+        kept = "the configuration before is" if result else "the baseline is"
+        notices.append(f"nothing met the SLO when it was tuned: {kept} kept")
+    if "space" in changed:
+        notices.append(
+            "the search space has changed since it was tuned: `tritonc tune` may find a better one"
+        )
+    notice = f"{model} on {target}: {'; '.join(notices)}" if notices else ""
+    return Selection(candidate, decision, result, decision.slo_met, notice)
+
+
+def served_result(decision: Decision) -> Result | None:
+    """What `build` serves of a decision; None: the baseline.
+
+    Where nothing met the SLO that is the configuration before, not the least violating one that was chosen.
+    """
+    return decision.chosen if decision.slo_met else decision.previous
+
+
+def accept_stale(project: Project, lock: Lock) -> Lock:
+    """The lock with every decision that has become stale marked as accepted.
+
+    One whose model has other inputs or outputs stays as it is: it must be measured again.
+
+    Raises:
+        InputErrors: the spec allows no candidate for one of them.
+    """
+    for decision in lock.decisions:
+        if decision.model not in project.models or decision.target not in project.spec.targets:
+            continue
+        space = space_for(project, decision.model, decision.target)
+        now = digests_in(project, space)
+        changed = changed_parts(decision.digests, now)
+        if "signature" not in changed and ("source" in changed or "load" in changed):
+            kept = now.model_copy(update={"space": decision.digests.space})
+            lock = lock.with_decision(
+                decision.model_copy(update={"digests": kept, "stale_evidence_accepted": True})
+            )
+    return lock
+
+
+def _require_current(project: Project, decision: Decision, changed: tuple[Part, ...]) -> None:
+    reason = next((_OF_ANOTHER[part] for part in changed if part in _OF_ANOTHER), None)
+    if reason is None:
+        return
+    hint = "measure it again with: tritonc tune"
+    if changed[0] != "signature":
+        hint += "; or accept it as it is with: tritonc build --accept-stale-evidence"
+    raise _error(
+        project, decision, f"the evidence is stale, for {reason} changed since it was measured", hint
+    )
+
+
+def _candidate(project: Project, space: Space, decision: Decision, result: Result) -> Candidate:
+    configuration = result.configuration
+    here = ("chosen" if decision.slo_met else "previous", "configuration")
+    candidate = Candidate.of(decision.model, decision.target, configuration.knobs)
+    if candidate not in space:
+        knob, what = _why_not(space, candidate)
+        hint = "measure it again with: tritonc tune; to set a knob by hand, pin it with `search:` in the spec"
+        raise _error(project, decision, (*here, "knobs", *knob), what, hint)
+    if candidate.id != configuration.id:
+        what = f"the knobs are not those of candidate {configuration.id}, which was measured"
+        hint = "restore the lock; to set a knob by hand, pin it with `search:` in the spec"
+        raise _error(project, decision, (*here, "id"), what, hint)
+    return candidate
+
+
+def _why_not(space: Space, candidate: Candidate) -> tuple[tuple[str, ...], str]:
+    """The knob that keeps the candidate out of the space, if it is one alone, and why."""
+    dimensions = {dimension.knob: dimension for dimension in space.dimensions}
+    for knob, value in candidate.knobs:
+        if knob not in dimensions:
+            return (knob,), f'"{knob}" is no knob here'
+        values = dimensions[knob].values
+        if value not in values:
+            listed = ", ".join(str(allowed) for allowed in values)
+            return (knob,), f"{knob} is {value}, which the spec does not allow here ({listed})"
+    return (), "these knobs do not go together here"
+
+
+def _error(project: Project, decision: Decision, keys: tuple[str, ...], what: str, hint: str) -> LockError:
+    place = _place(project.spec_file.lock_path, decision, keys)
+    return LockError(f"{place}: {decision.model} on {decision.target}: {what}", hint)
+
+
+def _place(path: Path, decision: Decision, keys: tuple[str, ...]) -> str:
+    """Where a decision has a key in the lock file; the file alone if it is no longer as it was read."""
+    try:
+        source = read_yaml(path)
+        decisions = source.data["decisions"]
+        index = next(
+            number
+            for number, found in enumerate(decisions)
+            if (found["model"], found["target"]) == (decision.model, decision.target)
+        )
+    except (TritoncError, LookupError, TypeError, StopIteration):
+        return str(path)
+    return str(source.location(("decisions", index, *keys)))
+
+
+def check_lock(project: Project, lock: Lock | None) -> tuple[str, ...]:
+    """Notices about the lock as a whole.
+
+    Raises:
+        LockError: it is the lock of another spec.
+    """
+    spec, path = project.spec, project.spec_file.lock_path
+    if lock is None:
+        return (f"there is no {path.name}: every model gets its baseline; to measure, run: tritonc tune",)
+    if lock.spec != spec.name:
+        raise LockError(
+            f'{path}: is the lock of "{lock.spec}", not of "{spec.name}"',
+            "give the spec its name back, or measure again with: tritonc tune --fresh",
+        )
+    return tuple(
+        f"{path.name} has a decision for {d.model} on {d.target}, which the spec no longer has"
+        for d in lock.decisions
+        if d.model not in spec.models or d.target not in spec.targets
+    )

@@ -1,0 +1,83 @@
+"""Whether the evidence in a lock still belongs to the spec and its model files."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Literal
+
+from tritonc.compiler.project import Project
+from tritonc.compiler.space import Space, space_for
+from tritonc.schemas.lock import Digests
+from tritonc.schemas.spec import FileData
+
+Part = Literal["source", "signature", "space", "load"]
+
+
+def digests(project: Project, model: str, target: str) -> Digests:
+    """Digests of everything that a decision for (model, target) depends on.
+
+    Raises:
+        InputErrors: the spec allows no candidate there, or a file of input data cannot be read.
+    """
+    return digests_in(project, space_for(project, model, target))
+
+
+def digests_in(project: Project, space: Space) -> Digests:
+    """`digests` where the Space is at hand.
+
+    Raises:
+        SpecError: a file of input data cannot be read.
+    """
+    file = project.models[space.model]
+    return Digests(
+        source=file.sha256,
+        signature=_digest(dataclasses.asdict(file.signature)),
+        space=space.digest,
+        load=_load_digest(project, space.model, space.target),
+    )
+
+
+def changed_parts(then: Digests, now: Digests) -> tuple[Part, ...]:
+    """What has changed between two sets of digests."""
+    parts: tuple[Part, ...] = ("signature", "source", "load", "space")
+    return tuple(part for part in parts if getattr(then, part) != getattr(now, part))
+
+
+def _load_digest(project: Project, model: str, target: str) -> str:
+    """Of what a Measurement was made under: load, limits, inputs, and the machine that was declared.
+
+    Keys that have their default are left out: a spec key added by a later tritonc makes no lock stale.
+    """
+    spec, machine = project.spec.models[model], project.spec.targets[target]
+    load_keys = {"workload", "slo", "objective", "accuracy", "shapes", "dims", "data"}
+    machine_keys = {"device", "cores", "memory", "gpu"}
+    return _digest(
+        {
+            "load": spec.model_dump(mode="json", include=load_keys, exclude_defaults=True),
+            "machine": machine.model_dump(mode="json", include=machine_keys, exclude_defaults=True),
+            "files": {
+                name: _file_digest(project, model, name, data.file)
+                for name, data in spec.data.items()
+                if isinstance(data, FileData)
+            },
+        }
+    )
+
+
+def _file_digest(project: Project, model: str, name: str, file: str) -> str:
+    try:
+        with (project.folder / file).open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as err:
+        raise project.spec_file.error(
+            ("models", model, "data", name, "file"),
+            f"{file}: cannot be read: {err.strerror}",
+            "the path is relative to the spec",
+        ) from err
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
