@@ -318,7 +318,7 @@ def _download(wheel: Wheel, target: Path, progress: Progress) -> Path:
         reason = "\n".join(line for line in lines if line.strip())[-2000:]
         raise EngineError(
             f"{wheel.package} {wheel.version} cannot be downloaded; pip said:\n{reason}",
-            "connect to the package index that pip is configured for, or, without one, on a machine that has it run "
+            "connect to the package index that pip is configured for; or, on a machine that has one, run "
             + " and ".join(f"`pip download --no-deps {w.package}=={w.version}`" for w in WHEELS)
             + ", copy the wheels into a folder here and name that folder in TRITONC_BUNDLE_WHEELS",
         )

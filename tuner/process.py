@@ -74,7 +74,7 @@ class Child:
                     env=env,
                     cwd=cwd,
                     pass_fds=(lifeline_read, status_write),
-                    start_new_session=True,  # Ctrl-C in the terminal is for tritonc, which then stops us in order
+                    start_new_session=True,  # Ctrl-C in the terminal is tritonc's, which then stops us
                 )
         except OSError as err:
             self._close_pipes()
@@ -128,7 +128,7 @@ class Child:
         return self.poll()
 
     def stop(self, grace_s: float = 5.0) -> int:
-        """Asks the command to end, kills it after `grace_s`, and returns its exit code when nothing of it is left."""
+        """Asks the command to end, kills it after `grace_s`; returns its exit code when nothing is left."""
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)

@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _become(command: Sequence[str], cores: Sequence[int], errors: int, libc: ctypes.CDLL) -> None:
-    """In the forked child: becomes the command, in a session of its own. Never returns; tells `errors` why not."""
+    """In the forked child: becomes the command, in a session of its own. Tells `errors` if it cannot."""
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
@@ -77,7 +77,7 @@ def _become(command: Sequence[str], cores: Sequence[int], errors: int, libc: cty
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if cores:
             os.sched_setaffinity(0, cores)
-        os.execvpe(command[0], list(command), os.environ)
+        os.execvpe(command[0], list(command), os.environ)  # noqa: S606 - a shell is what must not be
     except OSError as err:
         os.write(errors, (err.strerror or str(err)).encode())
     finally:

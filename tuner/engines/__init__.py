@@ -137,7 +137,7 @@ class Server(Protocol):
         ...
 
     def metrics(self) -> Mapping[str, float]:
-        """Every Prometheus sample by name and labels as the server writes them, for example `nv_cpu_utilization`.
+        """Every Prometheus sample by name and labels as the server writes them (`nv_cpu_utilization`).
 
         Raises:
             ServerFailure: the server does not answer.

@@ -71,7 +71,7 @@ class EmbeddedEngine:
         python = Path(sys.executable).parent
         if not (python / "python3").exists():
             raise EngineError(
-                f"there is no python3 beside {sys.executable}, and Triton's Python backend looks for that name",
+                f"there is no python3 beside {sys.executable}, which is what Triton's Python backend starts",
                 "run tritonc from a virtual environment: python3 -m venv",
             )
         environment = {

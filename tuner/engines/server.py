@@ -245,7 +245,7 @@ def _pss_bytes(pid: int) -> int:
 
 
 def _cleaned(message: str) -> str:
-    """A load error of Triton without the envelope that repeats the model's name and the Python backend's trace."""
+    """A load error of Triton without its envelope and without the Python backend's trace."""
     text = re.sub(
         r"^load failed for model '[^']*': version \d+ is at UNAVAILABLE state: ", "", message.strip()
     )

@@ -1,4 +1,4 @@
-"""What the embedded engine's backends share: reading a model configuration, and executing requests in batches.
+"""What the embedded engine's backends share: reading a configuration, and executing requests in batches.
 
 Runs inside Triton's Python backend stub, copied beside `model.py`: only numpy and the standard library.
 """
@@ -25,7 +25,7 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output as the configuration declares it, `dims` with the batch axis (-1) where there is one."""
+    """An input or output as the configuration declares it, its `dims` with the batch axis (-1) if any."""
 
     name: str
     dtype: str
@@ -219,7 +219,7 @@ def one_of(key: str, text: str, choices: Mapping[str, str]) -> str:
 def check_tensors(
     what: str, declared: Sequence[Tensor], actual: Sequence[Tensor], optional: Collection[str] = ()
 ) -> None:
-    """Returns if the configuration's tensors are those of the model file, a dimension of -1 being open in both.
+    """Returns if the configuration's tensors are those of the model file; -1 is an open dimension.
 
     Args:
         what: "input" or "output", for messages.
@@ -291,7 +291,7 @@ class Executor:
     """Executes the requests that Triton hands to one instance, those of equal shapes together."""
 
     def __init__(self, settings: Settings, run: Run, pb_utils: Any, *, joins_requests: bool = True) -> None:
-        """An executor that calls `run` with the inputs by name and takes its outputs in `settings.outputs`' order.
+        """An executor that calls `run` with inputs by name and takes outputs in the order of `settings`.
 
         Args:
             settings: of the instance.
@@ -306,8 +306,8 @@ class Executor:
         self._text_outputs = frozenset(t.name for t in settings.outputs if t.dtype == "TYPE_STRING")
         if not _NUMPY_1 and (texts := self._text_inputs | self._text_outputs):
             raise ConfigError(
-                f"{', '.join(sorted(texts))}: the embedded engine serves TYPE_STRING tensors only where numpy is older "
-                f"than 2 (it is {np.__version__}); install numpy<2, or measure with the engine `local`"
+                f"{', '.join(sorted(texts))}: the embedded engine serves TYPE_STRING tensors only where numpy is "
+                f"older than 2 (it is {np.__version__}); install numpy<2, or measure with the engine `local`"
             )
         self._joins = settings.batching and joins_requests
 
@@ -335,7 +335,7 @@ class Executor:
         }
 
     def _groups(self, inputs: Sequence[Arrays]) -> list[list[int]]:
-        """Numbers of the requests that can be executed together: same inputs, same shapes but for the batch."""
+        """Numbers of the requests that go together: same inputs, same shapes but for the batch."""
         if not self._joins:
             return [[index] for index in range(len(inputs))]
         groups: dict[tuple[object, ...], list[int]] = {}

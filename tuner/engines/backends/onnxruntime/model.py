@@ -54,37 +54,18 @@ _GRAPH_LEVELS = {
 
 # The `tensorrt` accelerator's keys that ONNX Runtime knows by the same name.
 _TENSORRT_SAME = frozenset(
-    f"trt_{name}"
-    for name in [
-        "engine_cache_enable",
-        "engine_cache_path",
-        "engine_cache_prefix",
-        "timing_cache_enable",
-        "timing_cache_path",
-        "force_timing_cache",
-        "max_partition_iterations",
-        "min_subgraph_size",
-        "builder_optimization_level",
-        "build_heuristics_enable",
-        "sparsity_enable",
-        "auxiliary_streams",
-        "context_memory_sharing_enable",
-        "layer_norm_fp32_fallback",
-        "cuda_graph_enable",
-        "force_sequential_engine_build",
-        "dla_enable",
-        "dla_core",
-        "tactic_sources",
-        "extra_plugin_lib_paths",
-        "profile_min_shapes",
-        "profile_opt_shapes",
-        "profile_max_shapes",
-        "dump_subgraphs",
-        "detailed_build_log",
-        "dump_ep_context_model",
-        "ep_context_file_path",
-        "ep_context_embed_mode",
-    ]
+    {
+        *("trt_engine_cache_enable", "trt_engine_cache_path", "trt_engine_cache_prefix"),
+        *("trt_timing_cache_enable", "trt_timing_cache_path", "trt_force_timing_cache"),
+        *("trt_max_partition_iterations", "trt_min_subgraph_size", "trt_builder_optimization_level"),
+        *("trt_build_heuristics_enable", "trt_sparsity_enable", "trt_auxiliary_streams"),
+        *("trt_context_memory_sharing_enable", "trt_layer_norm_fp32_fallback", "trt_cuda_graph_enable"),
+        *("trt_force_sequential_engine_build", "trt_dla_enable", "trt_dla_core"),
+        *("trt_tactic_sources", "trt_extra_plugin_lib_paths", "trt_profile_min_shapes"),
+        *("trt_profile_opt_shapes", "trt_profile_max_shapes", "trt_dump_subgraphs"),
+        *("trt_detailed_build_log", "trt_dump_ep_context_model", "trt_ep_context_file_path"),
+        *("trt_ep_context_embed_mode"),
+    }
 )
 _TENSORRT_RENAMED = {
     "max_workspace_size_bytes": "trt_max_workspace_size",
@@ -170,8 +151,8 @@ def _session(settings: serving.Settings) -> Any:
 
 def _lacks(provider: str) -> str:
     return (
-        f"the model asks for ONNX Runtime's {provider}, which the installed ONNX Runtime {ort.__version__} cannot "
-        f"give; install {_PACKAGE_OF[provider]} in the place of the ONNX Runtime package that is installed"
+        f"the model asks for ONNX Runtime's {provider}, which the installed ONNX Runtime {ort.__version__} "
+        f"cannot give; install {_PACKAGE_OF[provider]} in the place of the ONNX Runtime package that is installed"
     )
 
 
@@ -260,7 +241,7 @@ def _providers(settings: serving.Settings) -> list[tuple[str, dict[str, str]]]:
 
 
 def cuda_options(parameters: Mapping[str, str]) -> dict[str, str]:
-    """CUDA provider options of the four top-level parameters, with the official backend's defaults (trap 1)."""
+    """CUDA provider options of the four top-level parameters, with the official defaults (trap 1)."""
     search = parameters.get("cudnn_conv_algo_search", "0")
     strategy = parameters.get("arena_extend_strategy", "0")
     copy = parameters.get("do_copy_in_default_stream", "1")
@@ -308,9 +289,7 @@ def openvino_options(parameters: Mapping[str, str]) -> dict[str, str]:
     """OpenVINO provider options of the `openvino` accelerator, of which the official backend reads none."""
     if parameters:
         names = ", ".join(parameters)
-        raise serving.ConfigError(
-            f"openvino accelerator: {names} would be ignored; this accelerator reads none"
-        )
+        raise serving.ConfigError(f"openvino accelerator: {names} would be ignored: it reads none")
     return {"device_type": "CPU"}
 
 
