@@ -2,62 +2,141 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.dimension import Choice, Condition, Dimension, legal_choices
+from tritonc.compiler.dimensions import baseline_of, dimensions_for
 from tritonc.schemas.lock import KnobValue
 
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """A knob is active only while another active knob has one of these values."""
-
-    knob: str
-    values: tuple[KnobValue, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One value of a knob, legal only while every condition holds."""
-
-    value: KnobValue
-    conditions: tuple[Condition, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Dimension:
-    """One knob of a Space with the values it may take here, in order.
-
-    The knob is active where its conditions hold and at least one of its choices is legal.
-
-    Attributes:
-        knob: Triton's name for it.
-        choices: at least one.
-        conditions: they name earlier dimensions only, as those of the choices do.
-        ordinal: the values are counts or sizes whose order means something, else unordered categories.
-    """
-
-    knob: str
-    choices: tuple[Choice, ...]
-    conditions: tuple[Condition, ...] = ()
-    ordinal: bool = False
+if TYPE_CHECKING:
+    from tritonc.compiler.project import Project
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
     """Every legal candidate of one (model, target), with the baseline among them.
 
-    Iterating yields each candidate once, in a fixed order; `len(space)` counts without building them.
+    Iterating yields each candidate once, in the order of its dimensions and their choices, the last one varying
+    fastest; `len(space)` counts without building them.
     """
 
     model: str
     target: str
     dimensions: tuple[Dimension, ...]
     baseline: Candidate
+    _size: int = field(init=False, repr=False, compare=False)
 
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[Candidate]: ...
-    def __contains__(self, candidate: object) -> bool: ...
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_size", _count(self.dimensions))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Candidate]:
+        for point in _points(self.dimensions, {}):
+            yield Candidate.of(self.model, self.target, point)
+
+    def __contains__(self, candidate: object) -> bool:
+        if not isinstance(candidate, Candidate) or (candidate.model, candidate.target) != (
+            self.model,
+            self.target,
+        ):
+            return False
+        values, point = candidate.values, {}
+        for dimension in self.dimensions:
+            legal = [choice.value for choice in legal_choices(dimension, point)]
+            if not legal:
+                continue
+            value = values.get(dimension.knob)
+            # True is no 1: their candidates have different ids.
+            if not any(type(value) is type(one) and value == one for one in legal):
+                return False
+            assert value is not None
+            point[dimension.knob] = value
+        return len(point) == len(values)
+
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of knobs, values and conditions; the same for spaces with the same candidates."""
+        rows = [
+            [
+                dimension.knob,
+                [[choice.value, _plain(choice.conditions)] for choice in dimension.choices],
+                _plain(dimension.conditions),
+            ]
+            for dimension in self.dimensions
+        ]
+        return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
+
+
+def _plain(conditions: tuple[Condition, ...]) -> list[object]:
+    return [[condition.knob, list(condition.values)] for condition in conditions]
+
+
+def _points(dimensions: tuple[Dimension, ...], point: dict[str, KnobValue]) -> Iterator[dict[str, KnobValue]]:
+    if not dimensions:
+        yield point
+        return
+    first, *rest = dimensions
+    choices = legal_choices(first, point)
+    if not choices:
+        yield from _points(tuple(rest), point)
+    for choice in choices:
+        yield from _points(tuple(rest), {**point, first.knob: choice.value})
+
+
+def _count(dimensions: tuple[Dimension, ...]) -> int:
+    """Candidates, by dynamic programming: points that agree on every knob still asked for are counted together."""
+    asked_after = _asked_after(dimensions)
+    counts: dict[tuple[tuple[str, KnobValue], ...], int] = {(): 1}
+    for dimension, asked in zip(dimensions, asked_after, strict=True):
+        following: dict[tuple[tuple[str, KnobValue], ...], int] = {}
+        for key, count in counts.items():
+            point = dict(key)
+            choices = legal_choices(dimension, point)
+            kept = {knob: value for knob, value in point.items() if knob in asked}
+            points = [{**kept, dimension.knob: choice.value} for choice in choices] or [kept]
+            for one in points:
+                state = tuple((knob, value) for knob, value in one.items() if knob in asked)
+                following[state] = following.get(state, 0) + count
+        counts = following
+    return sum(counts.values())
+
+
+def _asked_after(dimensions: tuple[Dimension, ...]) -> list[frozenset[str]]:
+    """For each dimension, the knobs that the conditions of later ones name."""
+    asked: list[frozenset[str]] = []
+    names: frozenset[str] = frozenset()
+    for dimension in reversed(dimensions):
+        asked.append(names)
+        conditions = (*dimension.conditions, *(c for choice in dimension.choices for c in choice.conditions))
+        names |= {condition.knob for condition in conditions}
+    return asked[::-1]
+
+
+def space_for(project: Project, model: str, target: str) -> Space:
+    """The space of a model on a target, as the spec narrows, widens or pins it.
+
+    Raises:
+        InputErrors: everything that is illegal in the target's backends, accelerators and precisions, and in
+            `search:`, each with its place in the spec.
+    """
+    dimensions = dimensions_for(project, model, target)
+    return Space(model, target, dimensions.all, baseline_of(dimensions))
+
+
+def baseline_for(project: Project, model: str, target: str) -> Candidate:
+    """The baseline of a model on a target, without its space: what a build emits without a lock.
+
+    Raises:
+        InputErrors: as `space_for`.
+    """
+    return baseline_of(dimensions_for(project, model, target))
+
+
+__all__ = ["Choice", "Condition", "Dimension", "Space", "baseline_for", "legal_choices", "space_for"]

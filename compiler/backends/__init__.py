@@ -1,0 +1,77 @@
+"""Triton backends: one module each, listed here, and the catalogue of every knob."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from types import MappingProxyType
+
+from tritonc.compiler.backends import onnxruntime, openvino
+from tritonc.compiler.backends.backend import Accelerator, Backend
+from tritonc.compiler.knob import Knob
+from tritonc.compiler.knobs import SHARED
+from tritonc.schemas.errors import did_you_mean
+
+BACKENDS: Mapping[str, Backend] = MappingProxyType(
+    {backend.name: backend for backend in (onnxruntime.BACKEND, openvino.BACKEND)}
+)
+
+NOT_YET: Mapping[str, str] = MappingProxyType(
+    {
+        "tensorrt": "use backend onnxruntime with accelerator tensorrt",
+        "tensorrtllm": "",
+        "pytorch": "export the model to ONNX and use backend onnxruntime",
+        "libtorch": "export the model to ONNX and use backend onnxruntime",
+        "tensorflow": "export the model to ONNX and use backend onnxruntime",
+        "python": "",
+        "vllm": "",
+        "dali": "",
+        "fil": "",
+        "ensemble": "",
+    }
+)
+"""Backends that Triton has and tritonc does not compile for, with what to do instead."""
+
+CATALOGUE: Mapping[str, Knob] = MappingProxyType(
+    {
+        knob.name: knob
+        for knob in (*SHARED, *(knob for backend in BACKENDS.values() for knob in backend.knobs))
+    }
+)
+"""Every knob by name, each after those that its conditions name."""
+
+_ELSEWHERE: Mapping[str, str] = MappingProxyType(
+    {
+        "precision": "the knob is precision_mode, of accelerator tensorrt; or give precisions to a backend of a target",
+        "instance_group": "the knobs are instance_count and instance_kind",
+        "count": "the knob is instance_count",
+        "kind": "the knob is instance_kind",
+        "level": "the knob is graph_level",
+        "response_cache": "what changes the answers is set, not searched: write it under the model's config",
+        "version_policy": "it is set, not searched: write it under the model's config",
+        "dims": "they are set, not searched: write them under the model's dims",
+        "ENABLE_BATCH_PADDING": "the openvino backend pads wrongly after a full batch, so it is not searched",
+    }
+)
+
+
+def backend_hint(name: str) -> tuple[str, str]:
+    """What is wrong with a backend name that is not in `BACKENDS`, and what to do."""
+    if name in NOT_YET:
+        known = ", ".join(sorted(BACKENDS))
+        return f"tritonc does not compile for Triton's {name} backend yet", NOT_YET[
+            name
+        ] or f"one of: {known}"
+    return f'unknown backend "{name}"', did_you_mean(name, BACKENDS)
+
+
+def knob_hint(name: str) -> str:
+    """What to write in the place of a knob name that is not in `CATALOGUE`."""
+    if name in _ELSEWHERE:
+        return _ELSEWHERE[name]
+    near = get_close_matches(name, CATALOGUE, n=1, cutoff=0.6)
+    usual = ", ".join(knob.name for knob in SHARED)
+    return f'did you mean "{near[0]}"?' if near else f"usual ones: {usual}, intra_op_thread_count"
+
+
+__all__ = ["BACKENDS", "CATALOGUE", "NOT_YET", "Accelerator", "Backend", "backend_hint", "knob_hint"]

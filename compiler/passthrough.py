@@ -1,0 +1,149 @@
+"""`parameters:` and `config:` of a model: fields of config.pbtxt that the spec passes through.
+
+They are merged into what tritonc writes and may add to it, never contradict it: what a knob sets is set through
+`search:`, what the model file says is not set at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from tritonc.compiler.protobuf import ModelConfig
+from tritonc.schemas.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from tritonc.schemas.spec_file import SpecFile
+
+_OWN: Mapping[str, str] = {
+    "name": "it is the model's name in the spec",
+    "platform": "tritonc writes backend instead",
+    "backend": "allow backends at the target, or pin backend in search",
+    "max_batch_size": "write max_batch_size at the model, or pin it in search",
+    "parameters": "write them under parameters of the model",
+}
+"""Fields that tritonc alone writes, with where to say it."""
+_BY_NAME = ("input", "output")
+"""Lists that are merged entry by entry, by name."""
+_KNOB_OF: Mapping[str, str] = {
+    "input.data_type": "the model file says it",
+    "input.dims": "pin them under dims of the model",
+    "output.data_type": "the model file says it",
+    "output.dims": "pin them under dims of the model",
+    "instance_group.count": "pin instance_count in search",
+    "instance_group.kind": "pin instance_kind in search",
+    "dynamic_batching.preferred_batch_size": "pin preferred_batch_size in search",
+    "dynamic_batching.max_queue_delay_microseconds": "pin max_queue_delay_microseconds in search",
+    "optimization.execution_accelerators": "allow accelerators at the target, or name their parameters in search",
+    "optimization.graph": "pin graph_level in search",
+    "optimization.input_pinned_memory": "pin input_pinned_memory in search",
+    "optimization.output_pinned_memory": "pin output_pinned_memory in search",
+    "model_warmup": "pin model_warmup in search, or leave it false",
+}
+"""Fields that tritonc writes inside others, with where to say it."""
+
+
+class PassthroughError(ValueError):
+    """One problem of `config`.
+
+    Attributes:
+        key_path: from `config` on.
+        what: what is wrong.
+        hint: what to do.
+    """
+
+    def __init__(self, key_path: tuple[str | int, ...], what: str, hint: str) -> None:
+        super().__init__(what)
+        self.key_path = key_path
+        self.what = what
+        self.hint = hint
+
+
+def merge_passthrough(spec_file: SpecFile, model: str, config: ModelConfig) -> None:
+    """Adds the model's `parameters` and `config` to what tritonc wrote into `config`.
+
+    Raises:
+        SpecError: they are no ModelConfig, or contradict `config`.
+    """
+    spec = spec_file.spec.models[model]
+    here = ("models", model)
+    for name, value in spec.parameters.items():
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        if name in config.parameters and config.parameters[name].string_value != text:
+            what = f'parameters: {name} is set by a knob, to "{config.parameters[name].string_value}"'
+            raise spec_file.error((*here, "parameters", name), what, f"pin {name} in search instead")
+        config.parameters[name].string_value = text
+    try:
+        for key, value in spec.config.items():
+            _merge_field(config, str(key), value)
+    except PassthroughError as err:
+        raise spec_file.error((*here, *err.key_path), err.what, err.hint) from None
+
+
+def _merge_field(config: ModelConfig, key: str, value: Any) -> None:
+    place = ("config", key)
+    names = _field_names()
+    if key not in names:
+        raise PassthroughError(place, f'config: ModelConfig has no field "{key}"', _near(key, names))
+    field = names[key]
+    if field in _OWN:
+        raise PassthroughError(place, f"config: {field} is written by tritonc", _OWN[field])
+    added = _parsed(place, field, value)
+    if field in _BY_NAME:
+        _merge_by_name(config, added, field, place)
+    elif field == "instance_group":
+        if len(added.instance_group) != 1:
+            what = "config: tritonc writes one instance_group"
+            raise PassthroughError(place, what, "give a list of one, with what to add to it")
+        _refuse_written(added.instance_group[0], field, (*place, 0))
+        config.instance_group[0].MergeFrom(added.instance_group[0])
+    elif field == "dynamic_batching":
+        _refuse_written(added.dynamic_batching, field, place)
+        # A candidate without dynamic batching must stay without it.
+        if config.HasField(field):
+            config.dynamic_batching.MergeFrom(added.dynamic_batching)
+    else:
+        if field == "model_warmup" and config.model_warmup:
+            raise PassthroughError(place, "config: model_warmup is written by tritonc", _KNOB_OF[field])
+        if field == "optimization":
+            _refuse_written(added.optimization, field, place)
+        config.MergeFrom(added)
+
+
+def _merge_by_name(config: ModelConfig, added: ModelConfig, field: str, place: tuple[str | int, ...]) -> None:
+    written = {tensor.name: tensor for tensor in getattr(config, field)}
+    for i, tensor in enumerate(getattr(added, field)):
+        if tensor.name not in written:
+            what = f'config: the model has no {field} "{tensor.name}"'
+            raise PassthroughError((*place, i), what, did_you_mean(tensor.name, written))
+        _refuse_written(tensor, field, (*place, i))
+        written[tensor.name].MergeFrom(tensor)
+
+
+def _refuse_written(message: Any, field: str, place: tuple[str | int, ...]) -> None:
+    for descriptor, _ in message.ListFields():
+        path = f"{field}.{descriptor.name}"
+        if path in _KNOB_OF:
+            what = f"config: {path} is written by tritonc"
+            raise PassthroughError((*place, descriptor.name), what, _KNOB_OF[path])
+
+
+def _parsed(place: tuple[str | int, ...], field: str, value: Any) -> ModelConfig:
+    from google.protobuf import json_format
+
+    try:
+        return json_format.ParseDict({field: value}, ModelConfig())
+    except json_format.ParseError as err:
+        what = " ".join(str(err).split())
+        raise PassthroughError(place, f"config: {what}", "see Triton's model_config.proto") from None
+
+
+@cache
+def _field_names() -> dict[str, str]:
+    fields = ModelConfig.DESCRIPTOR.fields
+    return {name: field.name for field in fields for name in (field.camelcase_name, field.name)}
+
+
+def _near(key: str, names: Mapping[str, str]) -> str:
+    return did_you_mean(key, set(names.values()) - set(_OWN))
