@@ -52,7 +52,7 @@ class Dimension:
 
 
 def holds(conditions: tuple[Condition, ...], point: Point) -> bool:
-    """Whether every condition is met at a point, given the values of all earlier knobs that are active there."""
+    """Whether every condition is met, given the values of all earlier knobs that are active."""
     return all(
         condition.knob in point and point[condition.knob] in condition.values for condition in conditions
     )

@@ -29,7 +29,7 @@ class Dimensions:
 
 
 def dimensions_for(project: Project, model: str, target: str) -> Dimensions:
-    """The knobs of a model on a target with the values they may take, as the spec narrows, widens or pins them.
+    """The knobs of a model on a target with the values they may take, as the spec wants them.
 
     Raises:
         InputErrors: everything that is illegal in the target's backends and in `search:`.
@@ -139,7 +139,7 @@ def _dimension(
 def _simplified(
     conditions: Sequence[Condition], dimensions: Mapping[str, Dimension]
 ) -> tuple[Condition, ...] | None:
-    """Conditions without values that cannot occur, and without those that always hold; None: they never hold."""
+    """Conditions without values that cannot occur, less those that always hold; None: they never do."""
     simple = []
     for condition in conditions:
         other = dimensions.get(condition.knob)

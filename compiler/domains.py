@@ -26,7 +26,7 @@ class Domain(Protocol):
             ValueError: it is none; the message says what would be one.
         """
 
-    def grid(self, low: float, high: float) -> tuple[KnobValue, ...]:
+    def grid(self, low: float, high: float, /) -> tuple[KnobValue, ...]:
         """The values of `{min: low, max: high}`.
 
         Raises:
@@ -80,8 +80,6 @@ class Whole:
         assert isinstance(last, int)
         values = {first, last}
         step = self.first if first == 0 else first
-        if step <= 0:  # graph levels: few enough to list
-            return tuple(range(first, last + 1))
         while step < last:
             values.add(step)
             step *= 2
@@ -140,7 +138,7 @@ class Switch:
             return False
         raise ValueError(f"{_shown(value)} should be true or false")
 
-    def grid(self, low: float, high: float) -> tuple[KnobValue, ...]:
+    def grid(self, _low: float, _high: float) -> tuple[KnobValue, ...]:
         """There are no ranges of it."""
         raise ValueError("it is on or off and has no ranges: write true, false or [false, true]")
 
@@ -168,7 +166,7 @@ class Text:
             raise ValueError(f"{_shown(value)} should be {self.described}")
         return value
 
-    def grid(self, low: float, high: float) -> tuple[KnobValue, ...]:
+    def grid(self, _low: float, _high: float) -> tuple[KnobValue, ...]:
         """There are no ranges of it."""
         raise ValueError(f"it has no ranges: it should be {self.described}")
 
@@ -191,7 +189,7 @@ class BatchSizes:
             raise ValueError(f"{_shown(value)} should be batch sizes in rising order, for example [4, 8]")
         return tuple(_number(size) for size in parsed)
 
-    def grid(self, low: float, high: float) -> tuple[KnobValue, ...]:
+    def grid(self, _low: float, _high: float) -> tuple[KnobValue, ...]:
         """There are no ranges of it."""
         raise ValueError("it has no ranges: write a list of lists, for example [[], [8], [4, 8]]")
 

@@ -1,4 +1,4 @@
-"""What a model and a target say that decides which knobs and values are legal: a few plain numbers and names."""
+"""What a model and a target say that decides which knobs and values are legal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a knob is: its name in Triton's documentation, its values, where it is legal and where it is written."""
+"""What a knob is: its name in Triton's words, its values, where it is legal and where it is written."""
 
 from __future__ import annotations
 
@@ -93,11 +93,12 @@ class Knob:
         refuse: why it means nothing for a model and target; "" where it is legal.
         refuse_value: why a value of the domain is illegal for a model and target; "" where it is legal.
         conditions: where it is legal inside a space.
-        grid: the values that are searched by default, given those of earlier knobs; None: only if `search:` names it.
+        grid: the values that are searched by default, given those of earlier knobs; None: only what `search:`
+            names is searched.
         grid_conditions: where it is searched by default, if not everywhere it is legal.
-        choice_conditions: where one value is legal; True where `search:` names the knob.
-        wish: the baseline's values, the best first, given the baseline's earlier knobs; the last one stands for
-            the others where a near value has to do.
+        choice_conditions: where one value is legal; the last argument is True where `search:` names the knob.
+        wish: the baseline's values, the best first, given the baseline's earlier knobs; the last one stands
+            for the others where a near value has to do.
         text: how a value is written as a parameter; None: it is not written.
         required: every candidate has it; where `refuse` has something against it, it keeps its default.
         derived: it follows from other knobs and only narrows their values.

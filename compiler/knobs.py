@@ -15,8 +15,8 @@ COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 GPU_COUNT_LIMIT = 8
 DELAYS_US = (0, 100, 500, 2000, 5000)
 GPU_WARMED = ("cuda", "tensorrt")
-"""Accelerators on which a batch size costs far more the first time it is seen (cuDNN's algorithm search, TensorRT's
-engine build): model_warmup, which alone reaches every instance, is written without being asked for."""
+"""Accelerators on which a batch size costs far more the first time it is seen (cuDNN's algorithm search,
+TensorRT's engine build): model_warmup, which alone reaches every instance, is written without being asked for."""
 
 
 def powers_of_two(first: int, last: int) -> tuple[int, ...]:
@@ -99,8 +99,8 @@ def _refuse_count(facts: Facts, value: KnobValue) -> str:
         return ""
     most = max(facts.instances_that_fit(kind) or 0 for kind in facts.kinds.values())
     return (
-        f"{value} copies of its weights ({facts.weights_bytes / 2**20:.0f} MiB each) do not fit in the memory of "
-        f"target {facts.target}, which holds {most}"
+        f"{value} copies of the weights of model {facts.model} ({facts.weights_bytes / 2**20:.0f} MiB each) "
+        f"do not fit in the memory of target {facts.target}, which holds {most}"
     )
 
 
@@ -133,8 +133,8 @@ def _refuse_batch_size(facts: Facts, value: KnobValue) -> str:
         return f"{value} is below the workload's request_batch of {facts.request_batch}"
     if not any(allowed.batches_requests for allowed in facts.backends) and value != facts.request_batch:
         return (
-            f"the {facts.backends[0].backend} backend answers full batches only, so it has to be the workload's "
-            f"request_batch of {facts.request_batch}"
+            f"the {facts.backends[0].backend} backend answers full batches only, so it has to be "
+            f"the workload's request_batch of {facts.request_batch}"
         )
     return ""
 

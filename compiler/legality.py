@@ -69,7 +69,7 @@ def _backend_problems(
 
 
 def _accelerators(backend: Backend, allowed: BackendSpec, spec: TargetSpec) -> tuple[str, ...]:
-    """Those the spec allows and the backend has, else the device's usual one, else whatever the backend has."""
+    """Those that the spec allows, or else the device's usual one, as far as the backend has them."""
     named = allowed.accelerators or (_GPU_DEFAULT if spec.device == "gpu" else _CPU_DEFAULT)
     known = tuple(dict.fromkeys(name for name in named if name in backend.accelerators))
     return known or _CPU_DEFAULT

@@ -1,4 +1,4 @@
-"""A candidate as Triton's ModelConfig: everything written out, so that nothing is left for auto-complete to add."""
+"""A candidate as Triton's ModelConfig, so complete that auto-complete has nothing to add."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def render(project: Project, candidate: Candidate) -> ModelConfig:
     """The configuration that serves `candidate`, with what the spec passes through.
 
     Raises:
-        SpecError: `config` or `parameters` of the model is no ModelConfig, or contradicts what tritonc writes.
+        SpecError: `config` or `parameters` of the model is no ModelConfig, or contradicts what tritonc
+        writes.
     """
     values = candidate.values
     backend = BACKENDS[str(values["backend"])]
@@ -75,7 +76,7 @@ def _write_batching(config: ModelConfig, values: Point) -> None:
         return
     batching = config.dynamic_batching
     batching.SetInParent()
-    batching.preferred_batch_size.extend(values.get("preferred_batch_size", ()))  # type: ignore[arg-type]
+    batching.preferred_batch_size.extend(values.get("preferred_batch_size", ()))
     batching.max_queue_delay_microseconds = values.get("max_queue_delay_microseconds", 0)
 
 

@@ -1,7 +1,7 @@
 """`parameters:` and `config:` of a model: fields of config.pbtxt that the spec passes through.
 
-They are merged into what tritonc writes and may add to it, never contradict it: what a knob sets is set through
-`search:`, what the model file says is not set at all.
+They are merged into what tritonc writes and may add to it, never contradict it: what a knob sets is set
+through `search:`, what the model file says is not set at all.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _KNOB_OF: Mapping[str, str] = {
     "instance_group.kind": "pin instance_kind in search",
     "dynamic_batching.preferred_batch_size": "pin preferred_batch_size in search",
     "dynamic_batching.max_queue_delay_microseconds": "pin max_queue_delay_microseconds in search",
-    "optimization.execution_accelerators": "allow accelerators at the target, or name their parameters in search",
+    "optimization.execution_accelerators": "allow accelerators at the target; search names their parameters",
     "optimization.graph": "pin graph_level in search",
     "optimization.input_pinned_memory": "pin input_pinned_memory in search",
     "optimization.output_pinned_memory": "pin output_pinned_memory in search",

@@ -1,7 +1,8 @@
 """ModelConfig to canonical text and back.
 
-Protobuf's own printer promises no stable output and drops `max_batch_size: 0`, to which Triton gives a meaning. This one
-has one field a line (a list of numbers is one line), the order below, maps sorted by key, and prints what is set.
+Protobuf's own printer promises no stable output and drops `max_batch_size: 0`, to which Triton gives a
+meaning. This one has one field a line (a list of numbers is one line), the order below, maps sorted by key,
+and prints what is set.
 """
 
 from __future__ import annotations
@@ -30,8 +31,7 @@ _FIRST = (
     "optimization",
     "parameters",
 )
-"""The order of a ModelConfig's fields; all others, and those of other messages, come as the .proto declares them."""
-_ALWAYS = ("max_batch_size",)
+"""The first fields of a ModelConfig; the others, and those of other messages, come as the .proto has them."""
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -68,7 +68,7 @@ def _message(message: Any, indent: str) -> Iterator[str]:
     for field in _fields(message.DESCRIPTOR):
         if field.name in is_set:
             yield from _field(field, is_set[field.name], indent)
-        elif field.name in _ALWAYS and field.containing_type.full_name == ModelConfig.DESCRIPTOR.full_name:
+        elif field.name == "max_batch_size":
             yield f"{indent}{field.name}: 0"
 
 
@@ -83,7 +83,7 @@ def _fields(descriptor: Descriptor) -> tuple[FieldDescriptor, ...]:
 
 def _field(field: FieldDescriptor, value: Any, indent: str) -> Iterator[str]:
     if field.message_type and field.message_type.GetOptions().map_entry:
-        yield from _map(field, value, indent)
+        yield from _map(field, field.message_type, value, indent)
     elif field.message_type:
         for one in value if field.is_repeated else (value,):
             yield from _block(field.name, _message(one, indent + "  "), indent)
@@ -96,9 +96,8 @@ def _field(field: FieldDescriptor, value: Any, indent: str) -> Iterator[str]:
         yield f"{indent}{field.name}: [ {', '.join(_scalar(field, one) for one in value)} ]"
 
 
-def _map(field: FieldDescriptor, value: Any, indent: str) -> Iterator[str]:
-    key_field = field.message_type.fields_by_name["key"]
-    value_field = field.message_type.fields_by_name["value"]
+def _map(field: FieldDescriptor, entry_type: Descriptor, value: Any, indent: str) -> Iterator[str]:
+    key_field, value_field = entry_type.fields_by_name["key"], entry_type.fields_by_name["value"]
     inner = indent + "  "
     for key in sorted(value):
         entry = [f"{inner}key: {_scalar(key_field, key)}"]
@@ -130,7 +129,7 @@ def _scalar(field: FieldDescriptor, value: Any) -> str:
         )
     if field.type == field.TYPE_BOOL:
         return "true" if value else "false"
-    if field.type == field.TYPE_ENUM:
+    if field.enum_type:
         named = field.enum_type.values_by_number.get(value)
         return named.name if named else str(value)
     if field.type == field.TYPE_FLOAT:

@@ -1,8 +1,9 @@
 """Triton's ModelConfig message, without the gRPC client that carries it.
 
-`import tritonclient.grpc.model_config_pb2` runs `tritonclient/grpc/__init__.py` first, which imports grpc, numpy and
-the whole client: 0.5 s. The generated module needs none of them, so it is loaded alone (0.05 s), under its own full
-name: a second copy of model_config.proto in one process is refused by protobuf's descriptor pool.
+`import tritonclient.grpc.model_config_pb2` runs `tritonclient/grpc/__init__.py` first, which imports grpc,
+numpy and the whole client: 0.5 s. The generated module needs none of them, so it is loaded alone (0.05 s),
+under its own full name: a second copy of model_config.proto in one process is refused by protobuf's
+descriptor pool.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ def _parse(text: str) -> Release:
 
 
 def _server_versions() -> Iterator[tuple[Release, str]]:
-    # One minor version a month since 2.7.0 in 21.02, except that 25.07 was the patch 2.59.1 (release notes of each
-    # container: 2.51.0 is 24.10, 2.56.0 is 25.03, 2.68.0 is 26.04, 2.69.0 is 26.05).
+    # One minor version a month since 2.7.0 in 21.02, except that 25.07 was the patch 2.59.1 (release notes of
+    # each container: 2.51.0 is 24.10, 2.56.0 is 25.03, 2.68.0 is 26.04, 2.69.0 is 26.05).
     minor = 7
     for months in range(21 * 12 + 1, 26 * 12 + 5):
         release = Release(months // 12, months % 12 + 1)

@@ -1,9 +1,9 @@
 """What `search:` says for a model on a target: the values of the knobs it names, checked.
 
-A `search:` of the spec speaks to every model and target, one of a model to that model on every target, and wins. What
-it says is applied wherever it is legal: a knob that only a GPU target has may stand beside a CPU target, and a value
-that only the larger of two targets allows is left out on the smaller. It is an error where it is legal nowhere, and
-where a target is left without any value of a knob that it has.
+A `search:` of the spec speaks to every model and target, one of a model to that model on every target, and
+wins. What it says is applied wherever it is legal: a knob that only a GPU target has may stand beside a CPU
+target, and a value that only the larger of two targets allows is left out on the smaller. It is an error
+where it is legal nowhere, and where a target is left without any value of a knob that it has.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def searched(project: Project, facts: Facts) -> tuple[dict[str, Named], list[Spe
     """What `search:` says for a model on a target, and everything that is wrong with it.
 
     Returns:
-        The knobs it names that are legal here, each with at least one value that is legal here; and the problems.
+        The knobs it names that are legal here, each with at least one value that is legal here; and the
+        problems.
     """
     problems: list[SpecError] = []
     parsed = dict(_parsed(project, facts.model, problems))
@@ -115,7 +116,7 @@ def _values(
                 errors.append(fail(place, f"{knob.name}: {err}"))
     items = tuple(values.items())
     if knob.domain.ordinal:
-        items = tuple(sorted(items))  # type: ignore[type-var]
+        items = tuple(sorted(items))
     return items, errors
 
 
@@ -134,7 +135,7 @@ def _refusal(knob: Knob, facts: Facts, named: Mapping[str, Named]) -> str:
 
 
 def _legal_elsewhere(project: Project, one: Named, here: Facts, value: KnobValue | None = None) -> bool:
-    """Whether another model or target, to which the same `search:` speaks, can have the knob (with the value)."""
+    """Whether another model or target of the same `search:` can have the knob (with the value)."""
     spec = project.spec_file.spec
     for_all = one.key_path[0] == "search"
     for model in spec.models if for_all else (here.model,):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tritonc.compiler.candidate import Candidate
@@ -21,21 +22,17 @@ if TYPE_CHECKING:
 class Space:
     """Every legal candidate of one (model, target), with the baseline among them.
 
-    Iterating yields each candidate once, in the order of its dimensions and their choices, the last one varying
-    fastest; `len(space)` counts without building them.
+    Iterating yields each candidate once, in the order of its dimensions and their choices, the last one
+    varying fastest; `len(space)` counts without building them.
     """
 
     model: str
     target: str
     dimensions: tuple[Dimension, ...]
     baseline: Candidate
-    _size: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_size", _count(self.dimensions))
 
     def __len__(self) -> int:
-        return self._size
+        return _count(self.dimensions)
 
     def __iter__(self) -> Iterator[Candidate]:
         for point in _points(self.dimensions, {}):
@@ -47,7 +44,8 @@ class Space:
             self.target,
         ):
             return False
-        values, point = candidate.values, {}
+        values = candidate.values
+        point: dict[str, KnobValue] = {}
         for dimension in self.dimensions:
             legal = [choice.value for choice in legal_choices(dimension, point)]
             if not legal:
@@ -62,7 +60,7 @@ class Space:
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of knobs, values and conditions; the same for spaces with the same candidates."""
+        """SHA-256, in hexadecimal, of knobs, values and conditions."""
         rows = [
             [
                 dimension.knob,
@@ -90,8 +88,9 @@ def _points(dimensions: tuple[Dimension, ...], point: dict[str, KnobValue]) -> I
         yield from _points(tuple(rest), {**point, first.knob: choice.value})
 
 
+@lru_cache(maxsize=64)
 def _count(dimensions: tuple[Dimension, ...]) -> int:
-    """Candidates, by dynamic programming: points that agree on every knob still asked for are counted together."""
+    """How many candidates there are; points that agree on every knob still asked for are counted together."""
     asked_after = _asked_after(dimensions)
     counts: dict[tuple[tuple[str, KnobValue], ...], int] = {(): 1}
     for dimension, asked in zip(dimensions, asked_after, strict=True):

@@ -42,15 +42,15 @@ CATALOGUE: Mapping[str, Knob] = MappingProxyType(
 
 _ELSEWHERE: Mapping[str, str] = MappingProxyType(
     {
-        "precision": "the knob is precision_mode, of accelerator tensorrt; or give precisions to a backend of a target",
+        "precision": "the knob is precision_mode, of accelerator tensorrt",
         "instance_group": "the knobs are instance_count and instance_kind",
         "count": "the knob is instance_count",
         "kind": "the knob is instance_kind",
         "level": "the knob is graph_level",
-        "response_cache": "what changes the answers is set, not searched: write it under the model's config",
+        "response_cache": "it is set, not searched: write it under the model's config",
         "version_policy": "it is set, not searched: write it under the model's config",
         "dims": "they are set, not searched: write them under the model's dims",
-        "ENABLE_BATCH_PADDING": "the openvino backend pads wrongly after a full batch, so it is not searched",
+        "ENABLE_BATCH_PADDING": "a full batch after a padded one is answered wrongly, so it is not searched",
     }
 )
 

@@ -27,8 +27,8 @@ class Accelerator:
 class Backend(Protocol):
     """What tritonc knows about one Triton backend.
 
-    `refusal` is asked before anything else; `knobs` make the backend's part of a space; `render` is called once for
-    each candidate, after the shared fields are written.
+    `refusal` is asked before anything else; `knobs` make the backend's part of a space; `render` is called
+    once for each candidate, after the shared fields are written.
     """
 
     @property

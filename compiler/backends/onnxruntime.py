@@ -1,7 +1,7 @@
 """The `onnxruntime` backend: every key of design/onnxruntime_backend.md, in the place where it is read.
 
-The backend ignores a misspelt top-level parameter without a word, and fails the load on an unknown TensorRT one, so
-the names below are copied from its source and are the only ones that are written.
+The backend ignores a misspelt top-level parameter without a word, and fails the load on an unknown TensorRT
+one, so the names below are copied from its source and are the only ones that are written.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _cuda_provider(name: str, doc: str, domain: Domain, default: KnobValue, abse
 
 
 def _cuda(name: str, doc: str, default: KnobValue, domain: Domain = _SWITCH) -> Knob:
-    """A parameter of the `cuda` accelerator: written only where it differs from ONNX Runtime 1.19's default."""
+    """A parameter of the `cuda` accelerator; written only where it is not ONNX Runtime 1.19's default."""
     return Knob(
         name,
         doc,
@@ -385,11 +385,12 @@ class OnnxRuntime:
                 written[knob.name] = text
         if values.get("graph_level"):
             config.optimization.graph.level = values["graph_level"]
-        accelerators = config.optimization.execution_accelerators if accelerator != "none" else None
         if accelerator == "openvino":
-            accelerators.cpu_execution_accelerator.add(name="openvino")
+            config.optimization.execution_accelerators.cpu_execution_accelerator.add(name=accelerator)
         elif accelerator == "tensorrt" or (accelerator == "cuda" and written):
-            accelerators.gpu_execution_accelerator.add(name=accelerator, parameters=written)
+            config.optimization.execution_accelerators.gpu_execution_accelerator.add(
+                name=accelerator, parameters=written
+            )
 
 
 BACKEND = OnnxRuntime()

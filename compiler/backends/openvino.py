@@ -2,10 +2,10 @@
 
 What its source (src/openvino.cc) does that a reader of the README would not expect:
 
-- Where max_batch_size is set, the model is compiled for that one batch size, and an execution with fewer requests is
-  an error unless ENABLE_BATCH_PADDING is on. The padding of one execution is never taken back, so that a full batch
-  after a padded one is answered with too few rows. Only full batches are safe: max_batch_size has to be the
-  workload's request_batch, and requests are not joined.
+- Where max_batch_size is set, the model is compiled for that one batch size, and an execution with fewer
+  requests is an error unless ENABLE_BATCH_PADDING is on. The padding of one execution is never taken back, so
+  that a full batch after a padded one is answered with too few rows. Only full batches are safe: here
+  max_batch_size has to be the workload's request_batch, and requests are not joined.
 - HINT_BF16 takes YES alone: NO fails the load.
 - All instances share one compiled model.
 - A parameter that it does not know is ignored without a word.
