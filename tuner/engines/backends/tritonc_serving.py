@@ -306,7 +306,7 @@ class Executor:
         self._text_outputs = frozenset(t.name for t in settings.outputs if t.dtype == "TYPE_STRING")
         if not _NUMPY_1 and (texts := self._text_inputs | self._text_outputs):
             raise ConfigError(
-                f"{', '.join(sorted(texts))}: the embedded engine serves TYPE_STRING tensors only where numpy is "
+                f"{', '.join(sorted(texts))}: the embedded engine serves TYPE_STRING only where numpy is "
                 f"older than 2 (it is {np.__version__}); install numpy<2, or measure with the engine `local`"
             )
         self._joins = settings.batching and joins_requests

@@ -64,7 +64,7 @@ _TENSORRT_SAME = frozenset(
         *("trt_tactic_sources", "trt_extra_plugin_lib_paths", "trt_profile_min_shapes"),
         *("trt_profile_opt_shapes", "trt_profile_max_shapes", "trt_dump_subgraphs"),
         *("trt_detailed_build_log", "trt_dump_ep_context_model", "trt_ep_context_file_path"),
-        *("trt_ep_context_embed_mode"),
+        "trt_ep_context_embed_mode",
     }
 )
 _TENSORRT_RENAMED = {
@@ -151,8 +151,8 @@ def _session(settings: serving.Settings) -> Any:
 
 def _lacks(provider: str) -> str:
     return (
-        f"the model asks for ONNX Runtime's {provider}, which the installed ONNX Runtime {ort.__version__} "
-        f"cannot give; install {_PACKAGE_OF[provider]} in the place of the ONNX Runtime package that is installed"
+        f"the model asks for ONNX Runtime's {provider}, which ONNX Runtime {ort.__version__} as installed "
+        f"cannot give; install {_PACKAGE_OF[provider]} in the place of that package"
     )
 
 
