@@ -92,6 +92,7 @@ class TritonServer:
     def _control(self, verb: str, model: str, timeout_s: float, call: Callable[..., Any]) -> None:
         from tritonclient.utils import InferenceServerException
 
+        logged = self.log.stat().st_size
         try:
             call(model, client_timeout=timeout_s)
         except InferenceServerException as err:
@@ -103,6 +104,8 @@ class TritonServer:
                 reason = "load_timeout" if verb == "load" else "server_hung"
                 raise self._failure(reason, f"{model} did not {verb} within {timeout_s:g} s") from err
             message = _cleaned(err.message() or "")
+            if "failed to poll" in message:  # the reason, for example a field that is not known, is only logged
+                message = "\n".join([message, *_logged_errors(self.log, logged)])
             reason = "out_of_memory" if _OUT_OF_MEMORY.search(message) else "load_failed"
             raise ServerFailure(Failure.model_validate({"reason": reason, "detail": message})) from err
 
@@ -252,6 +255,14 @@ def _cleaned(message: str) -> str:
     text = re.sub(r"^(Internal|Invalid argument|Unavailable): ", "", text)
     text = re.sub(r"\n+At:\n.*", "", text, flags=re.DOTALL)
     return re.sub(r"^TritonModelException: ", "", text).strip(" ;\n")
+
+
+def _logged_errors(log: Path, offset: int) -> list[str]:
+    """Messages of the errors that the server has logged since the file was `offset` bytes long."""
+    with log.open("rb") as file:
+        file.seek(offset)
+        lines = file.read().decode(errors="replace").splitlines()
+    return [line.partition("] ")[2] or line for line in lines if re.match(r"E\d{4} |\[libprotobuf ERROR", line)]
 
 
 def log_tail(log: Path, lines: int = 20) -> str:
