@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.legal_candidate import candidate_from
 from tritonc.compiler.project import Project
-from tritonc.compiler.space import Space, space_for
+from tritonc.compiler.space import Space, baseline_for, legal_choices, space_for
 from tritonc.compiler.stale import Part, changed_parts, digests_in
 from tritonc.schemas.errors import LockError, TritoncError
 from tritonc.schemas.lock import Decision, Lock, Result
@@ -47,10 +49,10 @@ def select(project: Project, lock: Lock | None, model: str, target: str) -> Sele
         InputErrors: the spec allows no candidate there.
         LockError: the decision does not belong to the spec or the model file, or holds an illegal value.
     """
-    space = space_for(project, model, target)
     decision = lock.decision(model, target) if lock else None
     if decision is None:
-        return Selection(space.baseline)
+        return Selection(baseline_for(project, model, target))
+    space = space_for(project, model, target)
     result = served_result(decision)
     changed = changed_parts(decision.digests, digests_in(project, space))
     _require_current(project, decision, changed)
@@ -104,37 +106,37 @@ def _require_current(project: Project, decision: Decision, changed: tuple[Part, 
     hint = "measure it again with: tritonc tune"
     if changed[0] != "signature":
         hint += "; or accept it as it is with: tritonc build --accept-stale-evidence"
-    raise _error(
-        project, decision, f"the evidence is stale, for {reason} changed since it was measured", hint
-    )
+    what = f"the evidence is stale: {reason} changed since it was measured"
+    raise _error(project, decision, ("digests",), what, hint)
 
 
 def _candidate(project: Project, space: Space, decision: Decision, result: Result) -> Candidate:
     configuration = result.configuration
     here = ("chosen" if decision.slo_met else "previous", "configuration")
-    candidate = Candidate.of(decision.model, decision.target, configuration.knobs)
-    if candidate not in space:
-        knob, what = _why_not(space, candidate)
-        hint = "measure it again with: tritonc tune; to set a knob by hand, pin it with `search:` in the spec"
-        raise _error(project, decision, (*here, "knobs", *knob), what, hint)
+    by_hand = "to set a knob by hand, pin it with `search:` in the spec and run: tritonc tune"
+    try:
+        candidate = candidate_from(project, decision.model, decision.target, configuration.knobs)
+    except ValueError as err:
+        hint = f"restore the lock; {by_hand}"
+        raise _error(project, decision, (*here, "knobs"), str(err), hint) from None
     if candidate.id != configuration.id:
         what = f"the knobs are not those of candidate {configuration.id}, which was measured"
-        hint = "restore the lock; to set a knob by hand, pin it with `search:` in the spec"
-        raise _error(project, decision, (*here, "id"), what, hint)
+        raise _error(project, decision, (*here, "id"), what, f"restore the lock; {by_hand}")
+    for knob, allowed in _contradicted(project, space, candidate):
+        what = f"{knob} is {candidate.values.get(knob, 'absent')}, but the spec's search allows {allowed}"
+        raise _error(project, decision, (*here, "knobs", knob), what, "measure it again with: tritonc tune")
     return candidate
 
 
-def _why_not(space: Space, candidate: Candidate) -> tuple[tuple[str, ...], str]:
-    """The knob that keeps the candidate out of the space, if it is one alone, and why."""
-    dimensions = {dimension.knob: dimension for dimension in space.dimensions}
-    for knob, value in candidate.knobs:
-        if knob not in dimensions:
-            return (knob,), f'"{knob}" is no knob here'
-        values = dimensions[knob].values
-        if value not in values:
-            listed = ", ".join(str(allowed) for allowed in values)
-            return (knob,), f"{knob} is {value}, which the spec does not allow here ({listed})"
-    return (), "these knobs do not go together here"
+def _contradicted(project: Project, space: Space, candidate: Candidate) -> Iterator[tuple[str, str]]:
+    """The knobs that `search:` of the spec names and whose values it does not allow, with those it allows."""
+    values = candidate.values
+    named = {*project.spec.search, *project.spec.models[candidate.model].search}
+    for dimension in space.dimensions:
+        if dimension.knob in named:
+            legal = [choice.value for choice in legal_choices(dimension, values)]
+            if legal and values.get(dimension.knob) not in legal:
+                yield dimension.knob, ", ".join(str(value) for value in legal)
 
 
 def _error(project: Project, decision: Decision, keys: tuple[str, ...], what: str, hint: str) -> LockError:

@@ -15,6 +15,12 @@ COMMANDS_OF_A_SPEC = ("build", "candidates", "tune", "diff", "report")
 Content = str | bytes | onnx.ModelProto
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite tests/golden/*/expected instead of comparing"
+    )
+
+
 @dataclass(frozen=True)
 class ProjectFolder:
     """A folder with a spec and its models, and the real command run on it in this process."""
