@@ -124,6 +124,13 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command and returns its exit code (or None)."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click would make it exit code 1, which means something else here
+            return _reader_is_gone()
+
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
         """Runs the command line and exits with the code that `contract.md` gives its outcome."""
         arguments = sys.argv[1:] if args is None else list(args)
@@ -132,12 +139,16 @@ class LazyGroup(click.Group):
             code = super().main(arguments, *rest, **extra)
             sys.stdout.flush()
         except BrokenPipeError:
-            # The interpreter flushes standard output once more on its way out; let that go nowhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = EXIT_BROKEN_PIPE
+            code = _reader_is_gone()
         except BaseException as error:  # noqa: BLE001  (the one place where everything ends)
             code = _report(error, as_json=_wants_json(arguments))
         sys.exit(code or 0)
+
+
+def _reader_is_gone() -> int:
+    """Lets what is still to be written go nowhere: the interpreter flushes once more on its way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_BROKEN_PIPE
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
