@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from tritonc.schemas.errors import found
+from tritonc.schemas.problems import problem
 
 
 class Record(BaseModel):
@@ -29,8 +33,9 @@ class Interval(Record):
         if (self.low is not None and self.low > self.value) or (
             self.high is not None and self.high < self.value
         ):
-            raise ValueError(
-                f"the interval [{self.low}, {self.high}] does not contain its estimate {self.value}"
+            raise problem(
+                f"{{field}} has the interval [{self.low}, {self.high}] without its value {self.value}",
+                "low is at most value, high at least",
             )
         return self
 
@@ -55,7 +60,23 @@ class OpenLoad(Record):
     request_batch: Annotated[int, Field(ge=1)] = 1
 
 
-Load = Annotated[ClosedLoad | OpenLoad, Field(discriminator="kind")]
+def _load(value: object) -> object:
+    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    if kind not in ("closed", "open"):
+        raise problem(f"{{field}} has no legal kind: it is {found(kind)}", "kind is closed or open")
+    return value
+
+
+def _load_kind(value: object) -> str:
+    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    return f"{kind} loop"
+
+
+Load = Annotated[
+    Annotated[ClosedLoad, Tag("closed loop")] | Annotated[OpenLoad, Tag("open loop")],
+    Discriminator(_load_kind),
+    BeforeValidator(_load),
+]
 
 
 class EngineInfo(Record):

@@ -103,8 +103,9 @@ def _problem(details: ErrorDetails, model: type[BaseModel]) -> Problem:
         return Problem(key_path, f"{name} is {found(value)}", f"it {context['error']}")
     if details["type"] in ("too_short", "string_too_short"):
         return Problem(key_path, f"{name} is empty", "fill it, or leave the key out")
+    limits = {key: int(x) if isinstance(x, float) and x.is_integer() else x for key, x in context.items()}
     phrase = _PHRASES.get(details["type"])
-    hint = f"it must be {phrase.format(**context)}" if phrase else details["msg"]
+    hint = f"it must be {phrase.format_map(limits)}" if phrase else details["msg"]
     if details["type"] in ("int_type", "float_type") and isinstance(value, str) and _NUMBER.fullmatch(value):
         hint = f"{hint}, without quotes"
     if details["type"] == "tuple_type" and isinstance(value, str | int | float):
@@ -123,7 +124,7 @@ _PHRASES: Mapping[str, str] = {
     "tuple_type": "a list",
     "dict_type": "a mapping of keys and values",
     "model_type": "a mapping of keys and values",
-    "greater_than": "more than {gt:g}",
+    "greater_than": "more than {gt}",
     "greater_than_equal": "at least {ge}",
     "less_than_equal": "at most {le}",
 }

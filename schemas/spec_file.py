@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tritonc.schemas.errors import InputErrors, Location, SpecError
+from tritonc.schemas.errors import InputErrors, Location, SpecError, TritoncError
 from tritonc.schemas.problems import KeyPath, Problem, problems_of
 from tritonc.schemas.spec import API_VERSION, Spec
 from tritonc.schemas.yaml_source import YamlSource, read_yaml
@@ -57,6 +57,8 @@ def read_spec(path: Path) -> SpecFile:
         TritoncError: there is no such file, or it cannot be read.
         InputErrors: everything that is wrong with it, by place.
     """
+    if not path.exists():
+        raise TritoncError(f"{path}: there is no such file", "write a spec with: tritonc init MODEL.onnx")
     source = read_yaml(path, nouns=_NOUNS)
     errors = list(source.problems)
     if not isinstance(source.data, dict):
@@ -66,7 +68,9 @@ def read_spec(path: Path) -> SpecFile:
     try:
         spec = Spec.model_validate(source.data, strict=True)
     except ValidationError as error:
-        raise InputErrors([*errors, *source.errors(problems_of(error, Spec))]) from None
+        known = {problem.location for problem in errors}
+        others = source.errors(problems_of(error, Spec))
+        raise InputErrors([*errors, *(other for other in others if other.location not in known)]) from None
     if errors:
         raise InputErrors(errors)
     return SpecFile(path, spec, source.sha256, source)

@@ -18,7 +18,7 @@ from ruamel.yaml.events import (
     SequenceStartEvent,
 )
 
-from tritonc.schemas.errors import InputErrors, Location, SpecError, found
+from tritonc.schemas.errors import InputErrors, Location, SpecError, found, shortened
 from tritonc.schemas.problems import KeyPath
 
 MAX_ALIASED_NODES = 500_000
@@ -193,21 +193,18 @@ class Builder:
         frame.key_mark = mark
         frame.key = None
         path = self._key_path()
+        shown = shortened(text)
         if not isinstance(value, str):
-            what = f"the key {text} is {found(value)}" if text else "a key is missing here"
-            self._report(mark, (*path, text), what, f'quote it: "{text}"' if text else "")
-        elif value in frame.items:
+            what = f"the key {shown} is {found(value)}" if text else "a key is missing here"
+            self._report(mark, (*path, text), what, f'quote it: "{shown}"' if text else "")
+        if text in frame.items:
             noun = self._nouns.get(str(path[0]), "key") if len(path) == 1 else "key"
-            line = frame.branch.keys[value].line + 1
-            self._report(
-                mark,
-                (*path, value),
-                f'duplicate {noun} "{value}"',
-                f"the first is in line {line}: remove one",
-            )
-        else:
-            frame.key = value
-            frame.branch.keys[value] = mark
+            line = frame.branch.keys[text].line + 1
+            hint = f"the first is in line {line}: remove one"
+            self._report(mark, (*path, text), f'duplicate {noun} "{shown}"', hint)
+        elif isinstance(value, str) or text:
+            frame.key = text
+            frame.branch.keys[text] = mark
 
     def _open(self, event: Any, items: dict[str, Any] | list[Any]) -> None:
         if len(self._frames) >= MAX_DEPTH:
@@ -241,11 +238,12 @@ class Builder:
 
     def _alias(self, event: Any) -> None:
         mark = event.start_mark
+        name = shortened(event.anchor)
         if event.anchor not in self._anchors:
-            self._fail(mark, f"*{event.anchor} has no anchor", f"write &{event.anchor} before the first use")
+            self._fail(mark, f"*{name} has no anchor", f"write &{name} before the first use")
         anchored = self._anchors[event.anchor]
         if anchored is None:
-            self._fail(mark, f"*{event.anchor} is used inside of itself", "write the value out")
+            self._fail(mark, f"*{name} is used inside of itself", "write the value out")
         self._refuse_complex_key(mark)
         self._aliased += anchored.nodes
         if self._aliased > MAX_ALIASED_NODES:
@@ -299,7 +297,7 @@ class Builder:
         )
 
     def _unknown_tag(self, event: Any, tag: str) -> NoReturn:
-        shown = tag.replace(_CORE_TAG, "!!", 1)
+        shown = shortened(tag).replace(_CORE_TAG, "!!", 1)
         self._fail(
             event.start_mark,
             f"the tag {shown} is not allowed here",

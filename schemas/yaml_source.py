@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
 
-from tritonc.schemas.errors import InputErrors, Location, SpecError, TritoncError
+from tritonc.schemas.errors import InputErrors, Location, SpecError, TritoncError, shortened
 from tritonc.schemas.problems import KeyPath, Problem
 from tritonc.schemas.yaml_nodes import Branch, Builder, Mark, Place, location
 
@@ -33,7 +33,7 @@ class YamlSource:
         path: as the caller gave it; locations show it unchanged.
         sha256: of the file's bytes.
         data: mappings are dicts with text keys, sequences tuples, scalars None, bool, int, float or str.
-        problems: duplicate keys (`data` has the first) and keys that are no text (`data` has none).
+        problems: duplicate keys (`data` has the first), and keys that are no text (`data` has their text).
     """
 
     path: Path
@@ -98,7 +98,8 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)
     except OSError as error:
-        raise TritoncError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        reason = (error.strerror or str(error)).lower()
+        raise TritoncError(f"{path}: {reason}", "check the path and its permissions") from error
     except ValueError as error:  # a NUL in the path
         raise TritoncError(f"{str(path)!r} is not a path") from error
     if len(content) > max_bytes:
@@ -178,6 +179,6 @@ _SLIPS = (
 def _fail_malformed(path: Path, error: MarkedYAMLError) -> NoReturn:
     problem = str(error.problem or error.context)
     marks = (error.problem_mark, error.context_mark)
-    slip = next((slip for slip in _SLIPS if slip.pattern in problem), _Slip("", problem, ""))
+    slip = next((slip for slip in _SLIPS if slip.pattern in problem), _Slip("", shortened(problem, 200), ""))
     mark = next(filter(None, reversed(marks) if slip.at_its_beginning else marks), Place(0, 0))
     _fail(path, (mark.line + 1, mark.column + 1), f"this is not valid YAML: {slip.what}", slip.hint)
