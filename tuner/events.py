@@ -35,7 +35,6 @@ class StudyStarted:
         candidates: size of its space.
         trials: how many will have been finished at the end.
         finished: trials that earlier runs finished.
-        expected_s: seconds that the trials to come will take, by those that are finished; None without any.
     """
 
     model: str
@@ -44,10 +43,8 @@ class StudyStarted:
     trials: int
     finished: tuple[Trial, ...]
     baseline: Candidate
-    objective_unit: str
     engine: EngineInfo
     hardware: Hardware
-    expected_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +97,15 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True)
+class Undecided:
+    """A (model, target) of which no candidate could be measured, and why."""
+
+    model: str
+    target: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something that a person should know, in one line."""
 
@@ -116,6 +122,7 @@ Event = (
     | SearchEnded
     | Confirming
     | Decided
+    | Undecided
     | Warned
 )
 Observer = Callable[[Event], None]

@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.dimension import Dimension
-from tritonc.compiler.space import Point, Space, legal_choices
+from tritonc.compiler.dimension import Dimension, Point, legal_choices
+from tritonc.compiler.space import Space
 from tritonc.schemas.lock import KnobValue
 
 ENUMERABLE = 20_000

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Mapping
 
 from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.dimension import Choice, Condition, Dimension
 from tritonc.compiler.space import Space
 from tritonc.schemas.lock import KnobValue
-from tritonc.schemas.measurement import ClosedLoad, Interval, Measurement
+from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement
 from tritonc.tuner.measure import Capacity, Seconds
 
 
@@ -86,3 +88,48 @@ def capacity(throughput: float, violation: float = 0.0) -> Capacity:
 def outcome_of(candidate: Candidate) -> Capacity:
     """What the made-up surface says about a candidate; every SLO is met."""
     return capacity(throughput_of(candidate))
+
+
+LIMIT_MS = 50.0
+"""The p99 limit of `Surface`."""
+
+
+class Surface:
+    """A machine of formulas: p99 grows with concurrency; noise of 1%, seeded."""
+
+    def __init__(self, capacities: Mapping[Candidate, float], p99_per_client_ms: Mapping[Candidate, float]):
+        self.capacities = capacities
+        self.p99_per_client_ms = p99_per_client_ms
+        self.rng = random.Random(1)
+        self.measured: list[tuple[Candidate, Load]] = []
+        self.broken: dict[Candidate, Failure] = {}
+
+    def capacity(self, candidate: Candidate):
+        return self.broken.get(candidate) or capacity(self.capacities[candidate])
+
+    def sample(self, candidate: Candidate, load: Load, requests: int):
+        self.measured.append((candidate, load))
+        if candidate in self.broken:
+            return self.broken[candidate]
+        noise = self.rng.gauss(1, 0.01)
+        p99 = load.concurrency * self.p99_per_client_ms[candidate]
+        made = measurement(self.capacities[candidate] * noise, p99, requests)
+        return made.model_copy(update={"load": load})
+
+    def pooled(self, samples) -> Measurement:
+        mean = sum(sample.throughput.value for sample in samples) / len(samples)
+        requests = sum(sample.requests for sample in samples)
+        made = measurement(mean, samples[-1].latency_ms["p99"].value, requests)
+        return made.model_copy(update={"load": samples[-1].load})
+
+    def violations(self, measured: Measurement) -> dict[str, float]:
+        return {"p99_latency_ms": measured.latency_ms["p99"].value / LIMIT_MS - 1}
+
+    def objective(self, measured: Measurement) -> float:
+        return measured.throughput.value
+
+    def score(self, objective: float) -> float:
+        return math.log(objective)
+
+    def lower(self, load: Load) -> Load | None:
+        return ClosedLoad(concurrency=load.concurrency - 1) if load.concurrency > 1 else None

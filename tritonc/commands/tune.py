@@ -1,0 +1,141 @@
+"""`tritonc tune`: candidates measured on a real tritonserver, the best one locked and built."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from tritonc.live import watching
+from tritonc.output import Output
+from tritonc.tune_report import estimate_document, estimate_text, result_document, result_text
+
+_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
+
+
+class Duration(click.ParamType):
+    """A duration with a unit, as seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds of, for example, 90, "90s", "15m" or "1.5h"."""
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) *([a-z]*)", str(value).strip())
+        if not match or match[2] not in _UNITS or float(match[1]) == 0:
+            self.fail(f'{value!r} is no duration; write for example "90s", "15m" or "1.5h"', param, ctx)
+        return float(match[1]) * _UNITS[match[2]]
+
+
+@click.command(epilog="Example: tritonc tune --trials 50 --target cpu")
+@click.argument("spec", type=click.Path(path_type=Path), default="spec.yaml")
+@click.option(
+    "--trials",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Candidates to measure for each model and target, failed ones and those of earlier runs included.",
+)
+@click.option(
+    "--timeout",
+    type=Duration(),
+    help="Time for the search, in seconds or with a unit (90s, 15m, 2h), shared by all models; the winners are "
+    "confirmed after it. Default: no limit.",
+)
+@click.option("--target", "targets", multiple=True, help="Tune only this target; repeatable. Default: all.")
+@click.option("--model", "models", multiple=True, help="Tune only this model; repeatable. Default: all.")
+@click.option(
+    "--engine",
+    "engine_name",
+    default="embedded",
+    show_default=True,
+    help="embedded: the tritonserver that tritonc fetches. local: an installed tritonserver.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the search: repeats its order.")
+@click.option("--fresh", is_flag=True, help="Begin a new study instead of continuing the last one.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the size of the space and the time it takes; do nothing."
+)
+@click.option(
+    "--perf-analyzer",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Another perf_analyzer than the pinned one; its version is recorded.",
+)
+@click.option("--allow-outside", is_flag=True, help="Let model files lie outside the spec's folder.")
+@click.pass_obj
+def command(
+    output: Output,
+    spec: Path,
+    trials: int,
+    timeout: float | None,
+    targets: tuple[str, ...],
+    models: tuple[str, ...],
+    engine_name: str,
+    seed: int,
+    fresh: bool,
+    dry_run: bool,
+    perf_analyzer: Path | None,
+    allow_outside: bool,
+) -> int:
+    """Measure candidates on a real tritonserver, choose the best, write the lock and build.
+
+    Every candidate is loaded into one server and put under load; the baseline and the finalists are measured
+    again before one is chosen. The spec is never changed. Stop it at any time (Ctrl-C): finished trials are
+    kept, and the same command goes on from there. Exits 1 if nothing met a model's SLO.
+    """
+    from tritonc.compiler.project import open_project
+    from tritonc.tuner.engines import engine_named
+    from tritonc.tuner.plan import Settings, plan_of
+    from tritonc.tuner.tune import estimate, tune
+
+    project = open_project(spec, allow_outside=allow_outside)
+    plan = plan_of(project, models=models, targets=targets)
+    engine = engine_named(engine_name)
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or None
+    settings = Settings(trials, timeout, seed, fresh, uri, perf_analyzer)
+    if dry_run:
+        estimates = estimate(project, plan, settings, engine)
+        output.result(estimate_document(estimates, plan.skipped), estimate_text(estimates, plan.skipped))
+        return 0
+    try:
+        with _terminated_as_interrupted(), watching(output) as observer:
+            result = tune(project, plan, settings, engine=engine, observer=observer)
+    except KeyboardInterrupt:
+        output.note("interrupted: the server is stopped, finished trials are kept; to go on, run it again:")
+        output.note(f"  {_again(spec, trials, targets, models)}")
+        return 130
+    output.result(result_document(result), result_text(result))
+    return 0 if result.slo_met else 1
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the job as Ctrl-C does: in order."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _again(spec: Path, trials: int, targets: tuple[str, ...], models: tuple[str, ...]) -> str:
+    words = ["tritonc", "tune"]
+    words += [str(spec)] if str(spec) != "spec.yaml" else []
+    words += ["--trials", str(trials)]
+    words += [word for target in targets for word in ("--target", target)]
+    words += [word for model in models for word in ("--model", model)]
+    return " ".join(words)

@@ -1,0 +1,161 @@
+"""What `tritonc tune` prints at its end: baseline and choice side by side, and what to type next."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tritonc import numbers
+from tritonc.live import engine_line, hardware_line
+from tritonc.schemas.lock import Decision, Result
+from tritonc.tuner.events import TargetSkipped
+from tritonc.tuner.tune import Estimate, TuneResult
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+_LATENCIES = ("p50", "p90", "p95", "p99")
+
+
+def result_document(result: TuneResult) -> dict[str, Any]:
+    """The result of a tuning job as JSON; decisions are as in the lock."""
+    return {
+        "slo_met": result.slo_met,
+        "lock": str(result.lock_path),
+        "out": str(result.out),
+        "tracking_uri": result.tracking_uri,
+        "decisions": [
+            {
+                **decision.model_dump(mode="json"),
+                "reason": result.reasons[decision.model, decision.target],
+            }
+            for decision in result.decisions
+        ],
+        "undecided": [
+            {"model": one.model, "target": one.target, "reason": one.reason} for one in result.undecided
+        ],
+        "skipped": [{"target": skip.target, "reason": skip.reason} for skip in result.skipped],
+    }
+
+
+def result_text(result: TuneResult) -> RenderableType:
+    """The result of a tuning job for people."""
+    from rich.console import Group
+
+    parts: list[RenderableType] = []
+    for decision in result.decisions:
+        parts += _decision(decision, result.reasons[decision.model, decision.target])
+    parts += [f"{one.model} on {one.target}: {one.reason}" for one in result.undecided]
+    parts += [f"target {skip.target} was skipped: {skip.reason}" for skip in result.skipped]
+    return Group(*parts, *_next(result))
+
+
+def estimate_document(estimates: Iterable[Estimate], skipped: Iterable[TargetSkipped]) -> dict[str, Any]:
+    """What a tuning job would do, as JSON."""
+    return {
+        "dry_run": True,
+        "tasks": [
+            {
+                "model": one.model,
+                "target": one.target,
+                "candidates": one.candidates,
+                "trials": one.trials,
+                "finished": one.finished,
+                "seconds": round(one.seconds),
+                "is_measured": one.is_measured,
+            }
+            for one in estimates
+        ],
+        "skipped": [{"target": skip.target, "reason": skip.reason} for skip in skipped],
+    }
+
+
+def estimate_text(estimates: Sequence[Estimate], skipped: Iterable[TargetSkipped]) -> str:
+    """What a tuning job would do, for people."""
+    lines = []
+    for one in estimates:
+        basis = "as its trials took so far" if one.is_measured else "10 s a trial is typical"
+        lines.append(
+            f"{one.model} on {one.target}: {one.candidates} candidates, {one.trials} trials "
+            f"({one.finished} finished), about {numbers.duration(one.seconds)} ({basis})"
+        )
+    if len(estimates) > 1:
+        lines.append(f"together about {numbers.duration(sum(one.seconds for one in estimates))}")
+    lines += [f"target {skip.target} would be skipped: {skip.reason}" for skip in skipped]
+    return "\n".join(lines)
+
+
+def _decision(decision: Decision, reason: str) -> list[RenderableType]:
+    lines: list[RenderableType] = [
+        "",
+        _table(decision),
+        f"{reason[0].upper()}{reason[1:]}.",
+    ]
+    if decision.gain is not None and decision.noise is not None:
+        lines.append(
+            f"Objective {numbers.percent(decision.gain)} to the baseline's; differences below "
+            f"{decision.noise:.1%} count as noise here (95%)."
+        )
+    base = decision.baseline.configuration.knobs if decision.baseline else {}
+    changed = numbers.changes(base, decision.chosen.configuration.knobs)
+    if changed and decision.baseline:
+        lines.append("Changed from the baseline:")
+        lines += [f"  {name}: {before} -> {after}" for name, before, after in changed]
+    lines += [f"Note: {caveat}" for caveat in decision.caveats]
+    lines.append(
+        f"{decision.trials} of {decision.candidates} candidates tried, {decision.failed_trials} failed; "
+        f"{engine_line(decision.engine)}; {hardware_line(decision.hardware)}"
+    )
+    return lines
+
+
+def _table(decision: Decision) -> Table:
+    from rich.table import Table
+
+    columns = _columns(decision)
+    table = Table(title=f"{decision.model} on {decision.target}", title_justify="left", title_style="bold")
+    table.add_column("", no_wrap=True)
+    for name, result in columns:
+        table.add_column(f"{name} {result.configuration.id}", overflow="fold")
+    measured = [result.measurement for _, result in columns]
+    table.add_row("load", *(numbers.load(m.load) for m in measured))
+    table.add_row("throughput", *(numbers.throughput(m) for m in measured))
+    for statistic in _LATENCIES:
+        if any(statistic in m.latency_ms for m in measured):
+            table.add_row(f"{statistic} latency", *(numbers.latency(m, statistic) for m in measured))
+    table.add_row("memory", *(numbers.size(m.memory_bytes) for m in measured))
+    if any(m.gpu_memory_bytes is not None for m in measured):
+        table.add_row("GPU memory", *(numbers.size(m.gpu_memory_bytes) for m in measured))
+    table.add_row("requests", *(f"{m.requests}, {m.errors} errors" for m in measured))
+    table.add_row("SLO", *("met" if result.slo_met else "missed" for _, result in columns))
+    return table
+
+
+def _columns(decision: Decision) -> list[tuple[str, Result]]:
+    columns = [("baseline", decision.baseline)] if decision.baseline else []
+    if decision.previous and decision.previous.configuration.id != decision.chosen.configuration.id:
+        columns.append(("previous", decision.previous))
+    kept = decision.baseline and decision.baseline.configuration.id == decision.chosen.configuration.id
+    if not kept:
+        columns.append(("chosen", decision.chosen))
+    return [(name, result) for name, result in columns if result is not None]
+
+
+def _next(result: TuneResult) -> list[str]:
+    lock, out = _short(result.lock_path), _short(result.out)
+    lines = ["", f"The lock is {lock}, the repository {out}." if result.decisions else "Nothing was locked."]
+    lines += ["Next:", f"  git diff {lock} {out}", "  tritonc build --check"]
+    if result.tracking_uri.startswith("sqlite:"):
+        database = _short(Path(result.tracking_uri.removeprefix("sqlite:///")))
+        lines.append(f"  mlflow ui --backend-store-uri sqlite:///{database}")
+    else:
+        lines.append(f"  see {result.tracking_uri}")
+    return lines
+
+
+def _short(path: Path) -> str:
+    """The path from here where that is shorter."""
+    return min(str(path), os.path.relpath(path), key=len)

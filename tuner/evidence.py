@@ -1,0 +1,92 @@
+"""What a Measurement depends on: the study's identity, and where its ranking may not hold elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+
+from tritonc.schemas.lock import Digests
+from tritonc.schemas.measurement import EngineInfo, Hardware
+from tritonc.schemas.spec import ModelSpec
+from tritonc.tuner.engines import EngineDescription
+from tritonc.tuner.hardware import Pinning
+from tritonc.tuner.measure import Capacity
+
+_EMBEDDED = "embedded"
+_SHORT_EXECUTION_MS = 2.0
+_TIGHT_SLO_EXECUTIONS = 5.0
+"""design/engine.md, "How far it can be trusted": the embedded backends add 0.15 to 0.46 ms a request."""
+
+
+def engine_info(name: str, description: EngineDescription, load_generator: str, cores: Pinning) -> EngineInfo:
+    """The engine as the lock records it."""
+    return EngineInfo(
+        name=name,
+        triton=description.triton,
+        release=description.release,
+        runtimes=dict(sorted(description.runtimes.items())),
+        load_generator=load_generator,
+        server_cores=cores.server,
+        load_generator_cores=cores.load_generator,
+    )
+
+
+def study_name(
+    model: str,
+    target: str,
+    digests: Digests,
+    engine: EngineInfo,
+    hardware: Hardware,
+    existing: Iterable[str],
+) -> str:
+    """Name of the study to continue: the latest whose numbers compare with what would be measured now.
+
+    It holds a digest of everything that numbers depend on, so that a study is never continued with others.
+    """
+    text = json.dumps(
+        [model, target, digests.model_dump(), engine.model_dump(), hardware.model_dump()], sort_keys=True
+    )
+    first = f"{model} on {target} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return max((name for name in existing if _generation(name, first)), key=_number, default=first)
+
+
+def next_study_name(name: str) -> str:
+    """Name of a new study of what `name` studied.
+
+    >>> next_study_name("mlp on cpu 0123456789ab"), next_study_name("mlp on cpu 0123456789ab #2")
+    ('mlp on cpu 0123456789ab #2', 'mlp on cpu 0123456789ab #3')
+    """
+    return f"{name.split(' #')[0]} #{_number(name) + 1}"
+
+
+def _generation(name: str, first: str) -> bool:
+    return name == first or (name.startswith(f"{first} #") and name.rpartition("#")[2].isdigit())
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition(" #")[2]) if " #" in name else 1
+
+
+def caveats(engine: EngineInfo, model: ModelSpec, baseline: Capacity | None) -> tuple[str, ...]:
+    """Why the ranking may not carry over to the official backend, in sentences; none where it does."""
+    if engine.name != _EMBEDDED or baseline is None:
+        return ()
+    times = [step.compute_infer_ms for step in (*baseline.steps, baseline.measurement)]
+    execution_ms = min((time for time in times if time is not None), default=None)
+    if execution_ms is None:
+        return ()
+    remedy = "confirm it with `tritonc tune --engine local` and an installed tritonserver"
+    found = []
+    if execution_ms < _SHORT_EXECUTION_MS:
+        found.append(
+            f"An execution of the baseline takes {execution_ms:.2g} ms, less than {_SHORT_EXECUTION_MS:g}: "
+            f"the embedded engine's own overhead may change the ranking; {remedy}."
+        )
+    limit = model.slo.p99_latency_ms
+    if limit is not None and limit < _TIGHT_SLO_EXECUTIONS * execution_ms:
+        found.append(
+            f"The p99 limit of {limit:g} ms is less than {_TIGHT_SLO_EXECUTIONS:g} times the baseline's "
+            f"execution ({execution_ms:.2g} ms): capacity may be given away; {remedy}."
+        )
+    return tuple(found)

@@ -1,0 +1,157 @@
+"""The whole job of `tritonc tune`: measure what the plan says, decide, lock, build."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tritonc.compiler.build import compile_targets, require_writable, write_targets
+from tritonc.compiler.difference import Difference
+from tritonc.compiler.project import Project
+from tritonc.schemas.errors import SetupError
+from tritonc.schemas.lock import Decision
+from tritonc.schemas.lock_file import read_lock
+from tritonc.tuner.engines import Engine
+from tritonc.tuner.events import (
+    Observer,
+    TargetSkipped,
+    Undecided,
+)
+from tritonc.tuner.job import Job, engine_of, study_of
+from tritonc.tuner.plan import Plan, Settings
+from tritonc.tuner.search import Search, Trial, study_names
+
+STATE_FOLDER = ".tritonc"
+_TYPICAL_TRIAL_S = 10.0
+"""What a trial takes at most on average, loading included, until this project has some of its own."""
+_TYPICAL_CONFIRMATION_S = 90.0
+"""Four contenders, four rounds of some 250 requests, each with a load of the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a task will cost.
+
+    Attributes:
+        finished: trials that earlier runs finished.
+        seconds: for the trials to come and the confirmation.
+        is_measured: whether `seconds` rests on trials of this project.
+    """
+
+    model: str
+    target: str
+    candidates: int
+    trials: int
+    finished: int
+    seconds: float
+    is_measured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TuneResult:
+    """What a tuning job led to.
+
+    Attributes:
+        decisions: those of this run, and those of earlier ones that nothing was to be added to.
+        reasons: by (model, target), a sentence for each decision.
+        built: how the output folder changed, by target.
+    """
+
+    decisions: tuple[Decision, ...]
+    reasons: Mapping[tuple[str, str], str]
+    undecided: tuple[Undecided, ...]
+    skipped: tuple[TargetSkipped, ...]
+    lock_path: Path
+    out: Path
+    built: Mapping[str, tuple[Difference, ...]]
+    tracking_uri: str
+
+    @property
+    def slo_met(self) -> bool:
+        """Whether every (model, target) has a configuration that keeps its SLO."""
+        return not self.undecided and all(decision.slo_met for decision in self.decisions)
+
+
+def tune(
+    project: Project, plan: Plan, settings: Settings, *, engine: Engine, observer: Observer
+) -> TuneResult:
+    """Measures, decides, writes the lock after each decision, and builds.
+
+    Interrupted at any point (KeyboardInterrupt), it stops the server and keeps every finished trial; called
+    again, it goes on from there.
+
+    Raises:
+        SetupError: no engine, no load generator, a full disk, or another tune in this project.
+        LockError: the lock beside the spec cannot be read.
+        OutputError: the output folder holds files that tritonc did not write.
+    """
+    state = project.folder / STATE_FOLDER
+    out = project.folder / "build"
+    targets = tuple(project.spec.targets)
+    read_lock(project.spec_file.lock_path)
+    require_writable(compile_targets(project, None, targets), project.spec.name, out)
+    with _alone_in(state):
+        job = Job(project, plan, settings, engine, observer, state)
+        job.run()
+        lock = read_lock(project.spec_file.lock_path)
+        built = write_targets(compile_targets(project, lock, targets), project.spec.name, out)
+    return TuneResult(
+        decisions=tuple(job.decisions),
+        reasons=job.reasons,
+        undecided=tuple(job.undecided),
+        skipped=plan.skipped,
+        lock_path=project.spec_file.lock_path,
+        out=out,
+        built=built,
+        tracking_uri=job.tracking.uri,
+    )
+
+
+def estimate(project: Project, plan: Plan, settings: Settings, engine: Engine) -> tuple[Estimate, ...]:
+    """What each task will cost. Starts and changes nothing."""
+    state = project.folder / STATE_FOLDER
+    names = study_names(state / "optuna.db")
+    estimates = []
+    for task in plan.tasks:
+        info = engine_of(engine, task, settings)
+        name = study_of(task, plan, info, names)
+        trials: tuple[Trial, ...] = ()
+        if name in names and not settings.fresh:
+            trials = Search(task.space, storage=state / "optuna.db", study=name).trials
+        seconds = [trial.seconds for trial in trials]
+        each = sum(seconds) / len(seconds) if seconds else _TYPICAL_TRIAL_S
+        wanted = min(settings.trials, len(task.space))
+        missing = max(0, wanted - len(trials))
+        estimates.append(
+            Estimate(
+                model=task.space.model,
+                target=task.space.target,
+                candidates=len(task.space),
+                trials=wanted,
+                finished=len(trials),
+                seconds=missing * each + _TYPICAL_CONFIRMATION_S,
+                is_measured=bool(seconds),
+            )
+        )
+    return tuple(estimates)
+
+
+@contextmanager
+def _alone_in(state: Path) -> Iterator[None]:
+    """Makes the state folder, which git does not see, and keeps a second tune out of it."""
+    from filelock import FileLock, Timeout
+
+    state.mkdir(parents=True, exist_ok=True)
+    ignore = state / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n")
+    lock = FileLock(state / "tune.lock")
+    try:
+        with lock.acquire(timeout=0):
+            yield
+    except Timeout as err:
+        raise SetupError(
+            f"another tritonc tune runs in {state.parent}", "wait until it has ended, or stop it"
+        ) from err
