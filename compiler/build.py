@@ -15,7 +15,7 @@ from tritonc.compiler.difference import (
 from tritonc.compiler.output_folder import errors_named, require_folder
 from tritonc.compiler.project import Project
 from tritonc.compiler.repository import Repository, compile_repository
-from tritonc.compiler.swap import is_temporary
+from tritonc.compiler.swap import has_left_overs, is_temporary
 from tritonc.compiler.writer import write_repository
 from tritonc.schemas.errors import InputErrors, OutputError, TritoncError
 from tritonc.schemas.lock import Lock
@@ -93,10 +93,16 @@ def write_targets(
         OutputError: `out` is no folder, is not writable, or holds files not written for this spec.
         SetupError: the disk is full.
     """
-    require_writable(repositories, spec, out)
+    changed = {
+        *check_targets(repositories, out, weights),
+        *(target for target in repositories if has_left_overs(out / target)),
+    }
+    if changed:
+        require_writable(repositories, spec, out)
     written = {
         target: write_repository(repository, out / target, weights)
         for target, repository in repositories.items()
+        if target in changed
     }
     return {target: differences for target, differences in written.items() if differences}
 

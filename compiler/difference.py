@@ -104,10 +104,10 @@ def _differences(repository: Repository, out: Path, weights: WeightsMode) -> Ite
             found = read_file(f"{out}/{path}")
             if found != content:
                 yield Difference(path, "changed", _unified_diff(path, found, content))
-    folders = {folder for path in repository.files for folder in path.parents}
-    for path in present:
-        if path not in repository.files and path not in folders:
-            yield Difference(path, "extra")
+    extra = [path for path in present if path not in repository.files]
+    if extra:
+        folders = {folder for path in repository.files for folder in path.parents}
+        yield from (Difference(path, "extra") for path in extra if path not in folders)
 
 
 def _holds(path: Path, weights: Weights, mode: WeightsMode) -> bool:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from tritonc.compiler.swap import is_temporary
 from tritonc.schemas.errors import OutputError, SetupError
 
 Kind = Literal["file", "empty folder", "other"]
@@ -37,14 +36,14 @@ def require_folder(out: Path) -> bool:
 
 
 def content_of(out: Path) -> dict[PurePosixPath, Kind]:
-    """Every file and every empty folder in the folder, sorted; empty where there is no folder.
+    """Every file and every empty folder in the folder, sorted by name; empty where there is no folder.
 
     Raises:
         OutputError: `out` is something else than a folder.
     """
     if not require_folder(out):
         return {}
-    return dict(sorted((PurePosixPath(path), kind) for path, kind in _walk(str(out), "")))
+    return {PurePosixPath(path): kind for path, kind in sorted(_walk(str(out), ""))}
 
 
 def _walk(folder: str, prefix: str) -> Iterator[tuple[str, Kind]]:
@@ -53,7 +52,7 @@ def _walk(folder: str, prefix: str) -> Iterator[tuple[str, Kind]]:
     if prefix and not entries:
         yield prefix, "empty folder"
     for entry in entries:
-        if not prefix and (entry.name in _OF_THE_VOLUME or is_temporary(entry.name)):
+        if not prefix and entry.name in _OF_THE_VOLUME:
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(entry.path, f"{prefix}{entry.name}/")

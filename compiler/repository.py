@@ -75,7 +75,7 @@ class Repository:
         check_paths(files)
         records = {path: _record(content) for path, content in files.items()}
         manifest = print_manifest(Manifest(spec, spec_sha256, target, records))
-        ordered = dict(sorted({**files, MANIFEST_PATH: manifest}.items()))
+        ordered = dict(sorted({**files, MANIFEST_PATH: manifest}.items(), key=lambda file: str(file[0])))
         return cls(ordered, notices, slo_met)
 
 
@@ -91,9 +91,9 @@ def check_paths(paths: Mapping[PurePosixPath, object]) -> None:
             raise ValueError(f'"{path}" is no path inside the repository')
         if path == MANIFEST_PATH:
             raise ValueError(f'"{path}" is the name of tritonc\'s own manifest')
-        above = next((parent for parent in path.parents if parent in paths), None)
-        if above is not None:
-            raise ValueError(f'"{path}" and "{above}" cannot both be files of the repository')
+    folders = {folder for parent in {path.parent for path in paths} for folder in (parent, *parent.parents)}
+    if both := sorted(str(path) for path in paths if path in folders):
+        raise ValueError(f'"{both[0]}" is a file of the repository and a folder of others')
 
 
 def _record(content: Content) -> FileRecord:

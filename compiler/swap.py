@@ -75,6 +75,11 @@ def recover_all(out: Path) -> None:
             recover(out / name.removeprefix(".").removesuffix(_NEW).removesuffix(_OLD))
 
 
+def has_left_overs(out: Path) -> bool:
+    """Whether a run that was killed has left something beside `out`."""
+    return os.path.lexists(new_path(out)) or os.path.lexists(old_path(out))
+
+
 def is_temporary(name: str) -> bool:
     """Whether a file of this name is one of those that `swap` works with."""
     return name.startswith(".") and name.endswith((_NEW, _OLD))

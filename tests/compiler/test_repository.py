@@ -33,7 +33,7 @@ def test_no_path_leaves_the_repository(path: str, what: str) -> None:
 
 
 def test_a_path_below_a_file_is_refused() -> None:
-    with pytest.raises(ValueError, match="cannot both be"):
+    with pytest.raises(ValueError, match="a file of the repository and a folder"):
         repository("m/1", "m/1/model.onnx")
 
 

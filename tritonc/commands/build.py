@@ -84,8 +84,8 @@ def command(
     if check:
         changes = check_targets(repositories, folder, weights)
     else:
-        require_writable(repositories, project.spec.name, folder)
         if accepted is not None and accepted != lock:
+            require_writable(repositories, project.spec.name, folder)
             write_lock(lock_path, accepted)
         changes = write_targets(repositories, project.spec.name, folder, weights)
     for notice in notices:
