@@ -184,6 +184,11 @@ def fetch_bundle(cache: Path | None = None, progress: Progress | None = None) ->
     return Bundle(folder)
 
 
+def perf_analyzer_environment(bundle: Bundle) -> dict[str, str]:
+    """The whole environment in which the bundle's perf_analyzer finds its libraries."""
+    return {**os.environ, "LD_LIBRARY_PATH": bundle.library_path}
+
+
 def check_platform() -> None:
     """Returns if this machine can run the bundle's binaries.
 

@@ -37,7 +37,7 @@ _DTYPES = {
 def config_pbtxt(
     proto: onnx.ModelProto, *, max_batch_size: int = 0, backend: str = "onnxruntime", more: str = ""
 ) -> str:
-    """A configuration with the model's own tensors, two-column short; scalars are reshaped from [1]."""
+    """A configuration with the model's own tensors, a scalar written as [1]."""
     lines = [f'backend: "{backend}"', f"max_batch_size: {max_batch_size}"]
     if backend == "openvino":
         lines.append('default_model_filename: "model.onnx"')
@@ -47,9 +47,9 @@ def config_pbtxt(
         for value in values:
             tensor = value.type.tensor_type
             dims = [d.dim_value or -1 for d in tensor.shape.dim][1 if max_batch_size else 0 :]
-            shape = f"dims: {dims}" if dims or max_batch_size else "dims: [1] reshape { shape: [] }"
+            shape = f"dims: {dims or [1]}"
             if not dims and max_batch_size:
-                shape = "dims: [1] reshape { shape: [] }"
+                shape += " reshape { shape: [] }"
             lines.append(f'{kind} {{ name: "{value.name}" data_type: {_DTYPES[tensor.elem_type]} {shape} }}')
     if "instance_group" not in more:
         lines.append("instance_group { count: 1 kind: KIND_CPU }")

@@ -42,10 +42,15 @@ def test_each_of_several_requests_in_one_execution_gets_its_own_rows(served: Ser
     answers = served.infer_together(name, requests)
     done = served.server.statistics(name).since(before)
     assert (done.requests, done.inferences, done.executions) == (5, 8, 1)
+    scores, total = run_onnxruntime(
+        proto, **{name: np.concatenate([requests[i][name] for i in range(5)]) for name in ("ids", "scale")}
+    )
+    start = 0
     for request, answer in zip(requests, answers, strict=True):
-        scores, total = run_onnxruntime(proto, **request)
-        assert np.array_equal(answer["scores"], scores)
-        assert np.array_equal(answer["total"].ravel(), total)
+        end = start + len(request["scale"])
+        np.testing.assert_array_equal(answer["scores"], scores[start:end])
+        np.testing.assert_allclose(answer["total"].ravel(), total[start:end], rtol=1e-6)
+        start = end
 
 
 def test_requests_of_other_shapes_in_one_execution_are_executed_apart(served: Served) -> None:
@@ -82,11 +87,28 @@ def test_every_element_type_goes_through_unchanged(served: Served, dtype: str) -
     assert np.array_equal(answer, x)
 
 
-def test_a_scalar_input_is_reached_by_reshape(served: Served) -> None:
+def test_reshape_is_applied_to_inputs_and_outputs(served: Served) -> None:
+    proto = models.identity(dims=("batch",))
+    name = served.load(proto, config_pbtxt(proto, max_batch_size=4))
+    x = uniform(3, 1)
+    assert np.array_equal(served.infer(name, x=x)["y"], x)
+
+
+def test_a_scalar_is_written_as_a_dimension_of_one(served: Served) -> None:
     proto = models.scalar_input()
     name = served.load(proto, config_pbtxt(proto))
     x = uniform(2, 4)
-    assert np.array_equal(served.infer(name, x=x, factor=np.float32([3]))["y"], x * np.float32(3))
+    answer = served.infer(name, x=x, factor=np.float32([3]))["y"]
+    assert np.array_equal(answer, x * np.float32(3))
+
+
+def test_a_configuration_that_triton_refuses_fails_with_tritons_reason(served: Served) -> None:
+    proto = models.scalar_input()
+    empty = config_pbtxt(proto).replace("TYPE_FP32 dims: [1]", "TYPE_FP32 dims: [1] reshape { shape: [] }")
+    with pytest.raises(ServerFailure, match="scalar tensors are not supported"):
+        served.load(proto, empty)
+    with pytest.raises(ServerFailure, match="no_such_field"):
+        served.load(models.mlp(), config_pbtxt(models.mlp(), more="no_such_field: 1"))
 
 
 def test_text_is_served_or_refused_with_the_reason(served: Served) -> None:
@@ -102,9 +124,9 @@ def test_text_is_served_or_refused_with_the_reason(served: Served) -> None:
 
 def test_a_request_that_the_model_cannot_execute_is_answered_with_the_runtimes_error(served: Served) -> None:
     proto = models.two_inputs()
-    name = served.load(proto, config_pbtxt(proto, max_batch_size=4).replace("dims: [1]", "dims: [-1]"))
-    with pytest.raises(Exception, match=r"(?i)scale|broadcast|dimension"):
-        served.infer(name, ids=np.ones((1, 3), np.int64), scale=uniform(1, 2))
+    name = served.load(proto, config_pbtxt(proto, max_batch_size=4))
+    with pytest.raises(Exception, match="(?s)InvalidArgument.*FP32|FP32"):
+        served.infer(name, ids=np.ones((1, 3), np.int64), scale=np.ones((1, 1), np.float64))
     assert served.server.alive()
 
 

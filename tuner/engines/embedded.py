@@ -13,13 +13,18 @@ from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from tritonc.compiler.release import release_of_server
 from tritonc.schemas.errors import EngineError
-from tritonc.tuner.bundle import SERVER_VERSION, Bundle, Progress, cache_folder, fetch_bundle
+from tritonc.tuner.bundle import (
+    SERVER_VERSION,
+    Bundle,
+    Progress,
+    cache_folder,
+    fetch_bundle,
+    perf_analyzer_environment,
+)
 from tritonc.tuner.engines import EngineDescription, Server
 from tritonc.tuner.engines.server import Installation, running_server
-
-RELEASE = "24.10"
-"""Triton release of the bundle's server."""
 
 _BACKENDS = Path(__file__).with_name("backends")
 _RUNTIMES = ("onnxruntime", "onnxruntime-openvino", "onnxruntime-gpu", "openvino")
@@ -42,12 +47,14 @@ class EmbeddedEngine:
 
     def describe(self) -> EngineDescription:
         """Versions of the server and of the runtimes installed beside tritonc."""
-        return EngineDescription(SERVER_VERSION, RELEASE, installed_runtimes())
+        return EngineDescription(
+            SERVER_VERSION, str(release_of_server(SERVER_VERSION) or "unknown"), installed_runtimes()
+        )
 
     def perf_analyzer(self) -> tuple[Path, Mapping[str, str]]:
         """The bundle's perf_analyzer and the environment to run it in."""
         bundle = self._bundle()
-        return bundle.perf_analyzer, {**os.environ, "LD_LIBRARY_PATH": bundle.library_path}
+        return bundle.perf_analyzer, perf_analyzer_environment(bundle)
 
     def serve(
         self,

@@ -239,6 +239,8 @@ def check_tensors(
             )
         if tensor.dtype != found.dtype:
             raise ConfigError(f'{what} "{tensor.name}" is {found.dtype} in the model, not {tensor.dtype}')
+        if found.dims == () and tensor.dims == (1,):
+            continue  # how a configuration writes a scalar, for which Triton has no shape
         fits = len(tensor.dims) == len(found.dims) and all(
             real in (-1, dim) for real, dim in zip(found.dims, tensor.dims, strict=True)
         )

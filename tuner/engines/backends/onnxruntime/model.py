@@ -124,7 +124,15 @@ def _runner(settings: serving.Settings, session: Any) -> serving.Run:
     if shrinkage := settings.parameters.get(_SHRINKAGE):
         options = ort.RunOptions()
         options.add_run_config_entry(_SHRINKAGE, shrinkage)
-    return lambda inputs: session.run(names, inputs, options)
+    scalars = [node.name for node in session.get_inputs() if node.shape == []]
+    if not scalars and all(node.shape != [] for node in session.get_outputs()):
+        return lambda inputs: session.run(names, inputs, options)
+
+    def run(inputs: serving.Arrays) -> list[Any]:
+        shaped = {name: array.reshape(()) if name in scalars else array for name, array in inputs.items()}
+        return [array.reshape(array.shape or (1,)) for array in session.run(names, shaped, options)]
+
+    return run
 
 
 def _session(settings: serving.Settings) -> Any:

@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from tests import models
+from tests.tuner.conftest import Served, config_pbtxt, parameter, run_onnxruntime, uniform
+from tritonc.schemas.errors import EngineError
+from tritonc.tuner.bundle import cache_folder, installed_bundle
+from tritonc.tuner.engines import ENGINE_NAMES, Engine, Server, ServerFailure, engine_named
+from tritonc.tuner.engines import server as server_module
+from tritonc.tuner.engines.embedded import EmbeddedEngine, assemble_backends, backend_names
+from tritonc.tuner.engines.local import LocalEngine
+
+pytestmark = pytest.mark.triton
+
+
+@contextmanager
+def serving(engine: Engine, folder: Path, **options: object) -> Iterator[Server]:
+    (folder / "repository").mkdir(exist_ok=True)
+    with engine.serve(folder / "repository", log=folder / "server.log", **options) as server:  # type: ignore[arg-type]
+        yield server
+
+
+def left_of(server: Server) -> list[str]:
+    """Processes of a server's session and shared memory of its name that are still there."""
+    name = server.log.read_text().partition("server_id")[2].split("|")[1].strip()
+    processes = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == server.pid and process.status() != psutil.STATUS_ZOMBIE:
+                processes.append(f"{process.pid} {process.name()}")
+        except (OSError, psutil.Error):
+            continue
+    return processes + [p.name for p in Path("/dev/shm").glob(f"{name}*")]
+
+
+def wait_until(condition: object, timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():  # type: ignore[operator]
+            return True
+        time.sleep(0.02)
+    return False
+
+
+class EngineContract:
+    """What every engine has to pass; a test class of its own supplies the `engine` fixture."""
+
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tmp_path_factory.mktemp("contract")
+
+    @pytest.fixture(scope="class")
+    def shared(self, engine: Engine, folder: Path) -> Iterator[Served]:
+        with serving(engine, folder) as server:
+            yield Served(server)
+
+    def test_describes_the_server_that_would_serve(self, engine: Engine) -> None:
+        description = engine.describe()
+        assert description.triton == "2.51.0"
+        assert description.release == "24.10"
+
+    def test_brings_a_perf_analyzer_that_runs(self, engine: Engine) -> None:
+        binary, env = engine.perf_analyzer()
+        done = subprocess.run([binary, "--version"], env=env, capture_output=True, text=True, timeout=20)
+        assert "Version 2.43.0" in done.stdout + done.stderr
+
+    def test_loads_answers_counts_and_unloads(self, shared: Served) -> None:
+        proto = models.mlp()
+        server = shared.server
+        name = shared.load(proto, config_pbtxt(proto, max_batch_size=8))
+        x = uniform(3, 4)
+        before = server.statistics(name)
+        assert np.array_equal(shared.infer(name, x=x)["y"], run_onnxruntime(proto, x=x)[0])
+        done = server.statistics(name).since(before)
+        assert (done.requests, done.inferences, done.executions, done.failed_requests) == (1, 3, 1, 0)
+        assert 0 < done.compute_infer_ns < done.total_ns
+        assert server.alive()
+        assert server.responsive()
+        server.unload(name)
+        with pytest.raises(Exception, match=r"(?i)unknown model|not (found|ready)|unavailable"):
+            shared.infer(name, x=x)
+
+    def test_serves_the_files_as_they_are_at_the_next_load(self, shared: Served) -> None:
+        first, second = models.mlp(seed=1), models.mlp(seed=9)
+        name = shared.load(first, config_pbtxt(first, max_batch_size=8))
+        x = uniform(3, 4)
+        shared.server.unload(name)
+        (shared.server.repository / name / "1" / "model.onnx").write_bytes(second.SerializeToString())
+        shared.server.load(name)
+        assert np.array_equal(shared.infer(name, x=x)["y"], run_onnxruntime(second, x=x)[0])
+
+    def test_tells_memory_and_metrics(self, shared: Served) -> None:
+        proto = models.mlp()
+        before = shared.server.memory_bytes()
+        name = shared.load(proto, config_pbtxt(proto, max_batch_size=8))
+        assert 5 * 2**20 < shared.server.memory_bytes() - before < 500 * 2**20
+        x = uniform(1, 4)
+        shared.infer(name, x=x)
+        metrics = shared.server.metrics()
+        assert metrics[f'nv_inference_count{{model="{name}",version="1"}}'] == 1, sorted(metrics)
+        shared.server.unload(name)
+        assert wait_until(lambda: shared.server.memory_bytes() < before + 5 * 2**20, 5)
+
+    def test_tells_gpu_memory_only_where_there_is_a_gpu(self, shared: Served) -> None:
+        memory = shared.server.gpu_memory_bytes()
+        assert memory is None or memory >= 0
+
+    def test_a_model_that_is_not_there_is_a_failed_load(self, shared: Served) -> None:
+        with pytest.raises(ServerFailure) as caught:
+            shared.server.load("nowhere")
+        assert caught.value.failure.reason == "load_failed"
+
+    def test_listens_on_loopback_only(self, shared: Served) -> None:
+        process = psutil.Process(shared.server.pid)
+        listening = {c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+        assert listening <= {"127.0.0.1", "::ffff:127.0.0.1"}
+
+    def test_runs_on_the_cores_it_is_given(self, engine: Engine, tmp_path: Path) -> None:
+        core = max(os.sched_getaffinity(0))
+        with serving(engine, tmp_path, cores=(core,)) as server:
+            served = Served(server)
+            proto = models.conv()
+            name = served.load(proto, config_pbtxt(proto, max_batch_size=8))
+            served.infer(name, image=uniform(8, 3, 64, 64))
+            processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+            threads = [int(t.name) for p in processes for t in Path(f"/proc/{p.pid}/task").iterdir()]
+            assert len(processes) > 1
+            assert {frozenset(os.sched_getaffinity(thread)) for thread in threads} == {frozenset({core})}
+
+    def test_leaving_the_context_leaves_nothing_whatever_happened_inside(
+        self, engine: Engine, tmp_path: Path
+    ) -> None:
+        proto = models.mlp()
+        with contextlib.suppress(ZeroDivisionError), serving(engine, tmp_path) as server:
+            Served(server).load(proto, config_pbtxt(proto, max_batch_size=8))
+            assert len(left_of(server)) > 2
+            raise ZeroDivisionError
+        assert left_of(server) == []
+        assert not server.alive()
+        assert not server.responsive()
+
+    def test_a_killed_server_is_noticed_at_once_and_its_stubs_go(
+        self, engine: Engine, tmp_path: Path
+    ) -> None:
+        with serving(engine, tmp_path) as server:
+            served = Served(server)
+            proto = models.mlp()
+            name = served.load(proto, config_pbtxt(proto, max_batch_size=8))
+            os.kill(server.pid, signal.SIGKILL)
+            assert wait_until(lambda: not server.alive(), 0.5)
+            assert not server.responsive()
+            with pytest.raises(ServerFailure) as caught:
+                server.load(name)
+            assert caught.value.failure.reason == "server_crashed"
+            assert "exit code -9" in caught.value.failure.detail
+            assert wait_until(lambda: left_of(server) == [], 5)
+
+    def test_a_stopped_server_does_not_respond_and_is_still_removed(
+        self, engine: Engine, tmp_path: Path
+    ) -> None:
+        with serving(engine, tmp_path) as server:
+            assert server.responsive()
+            os.kill(server.pid, signal.SIGSTOP)
+            assert wait_until(lambda: not server.responsive(0.5), 5)
+            assert server.alive()
+            with pytest.raises(ServerFailure) as caught:
+                server.load("mlp", timeout_s=0.5)
+            assert caught.value.failure.reason == "load_timeout"
+            left = time.monotonic()
+        assert time.monotonic() - left < 5
+        assert left_of(server) == []
+
+    def test_a_wrong_argument_says_the_command_and_the_end_of_the_log(
+        self, engine: Engine, tmp_path: Path
+    ) -> None:
+        with (
+            pytest.raises(EngineError, match=r"(?s)exit code.*--no-such-flag.*unrecognized option") as caught,
+            serving(engine, tmp_path, args=["--no-such-flag"]),
+        ):
+            pass
+        assert str(tmp_path / "server.log") in caught.value.hint
+
+    def test_other_ports_are_tried_when_someone_took_one(
+        self, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        free_ports = server_module._free_ports
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            answers = iter([(free_ports(2)[0], taken.getsockname()[1], free_ports(1)[0]), free_ports(3)])
+            monkeypatch.setattr(server_module, "_free_ports", lambda _: next(answers))
+            with serving(engine, tmp_path) as server:
+                assert server.responsive()
+            monkeypatch.setattr(server_module, "_PORT_ATTEMPTS", 2)
+            answers = iter([(taken.getsockname()[1], *free_ports(2))] * 2)
+            with pytest.raises(EngineError, match="2 times"), serving(engine, tmp_path):
+                pass
+
+
+class TestEmbedded(EngineContract):
+    @pytest.fixture(scope="class")
+    def engine(self) -> Engine:
+        return engine_named("embedded")
+
+    def test_runtimes_are_named(self, engine: Engine) -> None:
+        assert any(name.startswith("onnxruntime") for name in engine.describe().runtimes)
+
+    def test_a_backend_argument_that_would_be_ignored_is_refused(
+        self, engine: Engine, tmp_path: Path
+    ) -> None:
+        argument = "--backend-config=onnxruntime,enable-global-threadpool=1"
+        with pytest.raises(EngineError, match="does not honour"), serving(engine, tmp_path, args=[argument]):
+            pass
+
+    def test_backends_of_other_sources_are_assembled_elsewhere(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from tritonc.tuner.engines import embedded
+
+        bundle = installed_bundle()
+        assert bundle is not None
+        first = assemble_backends(bundle, tmp_path)
+        assert assemble_backends(bundle, tmp_path) == first
+        (first / "complete").unlink()
+        (first / "backends" / "onnxruntime" / "model.py").write_text("damaged")
+        assert assemble_backends(bundle, tmp_path) == first
+        assert "damaged" not in (first / "backends" / "onnxruntime" / "model.py").read_text()
+        sources = tmp_path / "sources"
+        (sources / "onnxruntime").mkdir(parents=True)
+        (sources / "onnxruntime" / "model.py").write_text("# newer\n")
+        monkeypatch.setattr(embedded, "_BACKENDS", sources)
+        assert assemble_backends(bundle, tmp_path) != first
+
+
+class TestLocal(EngineContract):
+    @pytest.fixture(scope="class")
+    def engine(self, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+        installation = EmbeddedEngine().installation()
+        program = tmp_path_factory.mktemp("local") / "tritonserver"
+        exports = [
+            f"export {key}={shlex.quote(installation.env[key])}" for key in ("LD_LIBRARY_PATH", "PATH")
+        ]
+        program.write_text("\n".join(["#!/bin/sh", *exports, f'exec {installation.binary} "$@"', ""]))
+        program.chmod(0o755)
+        return LocalEngine(program, installation.backends)
+
+
+def test_engines_go_by_name() -> None:
+    assert [engine_named(name).name for name in ENGINE_NAMES] == ["embedded", "local"]
+    with pytest.raises(EngineError, match='did you mean "embedded"'):
+        engine_named("embeded")
+
+
+def test_a_machine_without_tritonserver_is_told_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("TRITONC_TRITONSERVER", raising=False)
+    if not Path("/opt/tritonserver").exists():
+        with pytest.raises(EngineError, match="TRITONC_TRITONSERVER"):
+            LocalEngine().describe()
+    with pytest.raises(EngineError, match="nowhere is not a program"):
+        LocalEngine(tmp_path / "nowhere").describe()
+
+
+def test_the_backends_are_those_of_the_compiler() -> None:
+    assert backend_names() == ["onnxruntime", "openvino"]
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from tritonc.tuner.engines import engine_named
+folder = Path(sys.argv[1])
+with engine_named("embedded").serve(folder / "repository", log=folder / "server.log") as server:
+    server.load("mlp")
+    print(server.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill-9", "kill"])
+def test_nothing_outlives_a_killed_tritonc(tmp_path: Path, number: int) -> None:
+    proto = models.mlp()
+    version = tmp_path / "repository" / "mlp" / "1"
+    version.mkdir(parents=True)
+    (version / "model.onnx").write_bytes(proto.SerializeToString())
+    more = parameter("intra_op_thread_count", "1")
+    (tmp_path / "repository" / "mlp" / "config.pbtxt").write_text(
+        config_pbtxt(proto, max_batch_size=8, more=more)
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        name = (tmp_path / "server.log").read_text().partition("server_id")[2].split("|")[1].strip()
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        assert len(family) == 2  # the server and its stub
+        assert list(Path("/dev/shm").glob(f"{name}*"))
+        parent.send_signal(number)
+        parent.wait(10)
+    assert psutil.wait_procs(family, timeout=15)[1] == []
+    assert wait_until(lambda: not list(Path("/dev/shm").glob(f"{name}*")), 5)
+
+
+def test_backends_are_assembled_once_by_processes_that_start_together(tmp_path: Path) -> None:
+    bundle = installed_bundle(cache_folder())
+    assert bundle is not None
+    code = (
+        "import sys; from pathlib import Path; from tritonc.tuner.bundle import Bundle;"
+        "from tritonc.tuner.engines.embedded import assemble_backends;"
+        "print(assemble_backends(Bundle(Path(sys.argv[1])), Path(sys.argv[2])))"
+    )
+    command = [sys.executable, "-c", code, str(bundle.folder), str(tmp_path)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert len({process.communicate(timeout=60)[0] for process in running}) == 1
+    assert len(list((tmp_path / "backends").iterdir())) == 1

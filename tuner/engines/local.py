@@ -1,0 +1,98 @@
+"""The local engine: a tritonserver that is installed on this machine, with its own backends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+
+from tritonc.compiler.release import release_of_server
+from tritonc.schemas.errors import EngineError
+from tritonc.tuner.bundle import fetch_bundle, perf_analyzer_environment
+from tritonc.tuner.engines import EngineDescription, Server
+from tritonc.tuner.engines.server import Installation, running_server
+
+_USUAL = Path("/opt/tritonserver/bin/tritonserver")  # where the official containers have it
+
+
+class LocalEngine:
+    """Runs the tritonserver that `TRITONC_TRITONSERVER`, PATH or the official container's folder names.
+
+    Its backends are those in `TRITONC_TRITONSERVER_BACKENDS`, else in the folder `backends` beside its `bin`.
+    """
+
+    name = "local"
+
+    def __init__(self, binary: Path | None = None, backends: Path | None = None) -> None:
+        """Starts nothing yet.
+
+        Args:
+            binary: the tritonserver program; None to look for it.
+            backends: its backends; None to look for them.
+        """
+        self._given_binary = binary
+        self._given_backends = backends
+
+    def describe(self) -> EngineDescription:
+        """Versions of the server, which is started once to ask it (it has no option that tells)."""
+        return EngineDescription(self._version, str(release_of_server(self._version) or "unknown"))
+
+    @cached_property
+    def _version(self) -> str:
+        with tempfile.TemporaryDirectory(prefix="tritonc-") as name:
+            repository = Path(name) / "repository"
+            repository.mkdir()
+            with running_server(self.installation(), repository, log=Path(name) / "server.log") as server:
+                return server.metadata()[1]
+
+    def perf_analyzer(self) -> tuple[Path, Mapping[str, str]]:
+        """The bundle's perf_analyzer, so that numbers compare, and the environment to run it in."""
+        bundle = fetch_bundle()
+        return bundle.perf_analyzer, perf_analyzer_environment(bundle)
+
+    def serve(
+        self,
+        repository: Path,
+        *,
+        log: Path,
+        cores: tuple[int, ...] = (),
+        args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> AbstractContextManager[Server]:
+        """A ready server (see `Engine.serve`)."""
+        return running_server(self.installation(env or {}), repository, log=log, cores=cores, args=args)
+
+    def installation(self, env: Mapping[str, str] | None = None) -> Installation:
+        """The server as it is installed.
+
+        Raises:
+            EngineError: there is none.
+        """
+        binary = self._binary()
+        backends = self._given_backends or os.environ.get("TRITONC_TRITONSERVER_BACKENDS")
+        folder = Path(backends) if backends else binary.resolve().parent.parent / "backends"
+        if not folder.is_dir():
+            raise EngineError(
+                f"{binary} has no backends: {folder} is not a folder",
+                "name the folder with the backends in TRITONC_TRITONSERVER_BACKENDS",
+            )
+        return Installation(binary, folder, {**os.environ, **(env or {})})
+
+    def _binary(self) -> Path:
+        named = self._given_binary or os.environ.get("TRITONC_TRITONSERVER")
+        if named:
+            found = shutil.which(str(named))
+        else:
+            found = shutil.which("tritonserver") or shutil.which(str(_USUAL))
+        if found:
+            return Path(found).absolute()
+        what = f"{named} is not a program" if named else f"no tritonserver on PATH and none at {_USUAL}"
+        raise EngineError(
+            what,
+            "run tritonc inside the Triton container, name the program in TRITONC_TRITONSERVER, "
+            "or use `--engine embedded`",
+        )
