@@ -61,7 +61,7 @@ class Range(Model):
 
 def _search_value(value: object) -> object:
     if isinstance(value, list | tuple):
-        if not value or not all(isinstance(item, int) and not isinstance(item, bool) for item in value):
+        if not all(isinstance(item, int) and not isinstance(item, bool) for item in value):
             raise problem("{field} is a list", "a list inside of a list holds whole numbers")
         return value
     return scalar(value)

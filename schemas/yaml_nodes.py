@@ -196,7 +196,9 @@ class Builder:
         shown = shortened(text)
         if not isinstance(value, str):
             what = f"the key {shown} is {found(value)}" if text else "a key is missing here"
-            self._report(mark, (*path, text), what, f'quote it: "{shown}"' if text else "")
+            self._report(
+                mark, (*path, text), what, f'quote it: "{shown}"' if text else "write one, then a colon"
+            )
         if text in frame.items:
             noun = self._nouns.get(str(path[0]), "key") if len(path) == 1 else "key"
             line = frame.branch.keys[text].line + 1

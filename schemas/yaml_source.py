@@ -101,7 +101,7 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
         reason = (error.strerror or str(error)).lower()
         raise TritoncError(f"{path}: {reason}", "check the path and its permissions") from error
     except ValueError as error:  # a NUL in the path
-        raise TritoncError(f"{str(path)!r} is not a path") from error
+        raise TritoncError(f"{str(path)!r} is not a path", "name a YAML file") from error
     if len(content) > max_bytes:
         _fail(path, (1, 1), f"the file is larger than {max_bytes // 2**20} MiB", "split it, or shorten it")
     return content
@@ -126,7 +126,7 @@ def parse_yaml(content: bytes, path: Path, *, nouns: Mapping[str, str] | None = 
         _fail_malformed(path, error)
     except (YAMLError, ValueError, OverflowError) as error:
         # ruamel.yaml lets ValueError out on escapes past Unicode ("\UFFFFFFFF") and on odd %YAML directives
-        _fail(path, builder.last, f"this is not valid YAML: {error}")
+        _fail(path, builder.last, f"this is not valid YAML: {error}", _LOOK)
     digest = hashlib.sha256(content).hexdigest()
     return YamlSource(path, digest, builder.data, builder.root or Place(0, 0), tuple(builder.problems))
 
@@ -158,6 +158,7 @@ class _Slip:
     at_its_beginning: bool = False
 
 
+_LOOK = "look at this line and those above it"
 _SLIPS = (
     _Slip("'\\t'", "a tab stands where YAML allows none", "indent with spaces"),
     _Slip(
@@ -170,7 +171,8 @@ _SLIPS = (
     _Slip(
         "expected <block end>", "the indentation does not fit the lines above", "align it with its neighbours"
     ),
-    _Slip("expected ',' or", "a bracket is not closed, or a comma is missing", "look at the lines above"),
+    _Slip("expected ',' or", "a bracket is not closed, or a comma is missing", _LOOK),
+    _Slip("expected the node content", "a value or a closing bracket is missing", _LOOK),
     _Slip("cannot start any token", "a value begins with a character that YAML reserves", "quote the value"),
 )
 """What ruamel.yaml's scanner and parser say about common slips, and what a person needs to hear."""
@@ -179,6 +181,8 @@ _SLIPS = (
 def _fail_malformed(path: Path, error: MarkedYAMLError) -> NoReturn:
     problem = str(error.problem or error.context)
     marks = (error.problem_mark, error.context_mark)
-    slip = next((slip for slip in _SLIPS if slip.pattern in problem), _Slip("", shortened(problem, 200), ""))
+    slip = next(
+        (slip for slip in _SLIPS if slip.pattern in problem), _Slip("", shortened(problem, 200), _LOOK)
+    )
     mark = next(filter(None, reversed(marks) if slip.at_its_beginning else marks), Place(0, 0))
     _fail(path, (mark.line + 1, mark.column + 1), f"this is not valid YAML: {slip.what}", slip.hint)

@@ -76,14 +76,18 @@ def test_scalars_follow_the_core_schema_of_yaml_1_2(text: str, value: object) ->
         (
             b"a: [1, 2\nb: 3\n",
             "2:2: this is not valid YAML: a bracket is not closed, or a comma is missing; "
-            "look at the lines above",
+            "look at this line and those above it",
         ),
         (
             b"a: @x",
             "1:4: this is not valid YAML: a value begins with a character that YAML reserves; "
             "quote the value",
         ),
-        (b'a: "\\q"', "1:6: this is not valid YAML: found unknown escape character 'q'"),
+        (
+            b'a: "\\q"',
+            "1:6: this is not valid YAML: found unknown escape character 'q'; "
+            "look at this line and those above it",
+        ),
         (b'a: "\\ud800"', "1:4: an escape stands for half a character; write the character itself"),
         (b"a: \x00b", "1:4: character U+0000 is not allowed in YAML; remove it"),
         (b"a: 1\nb: \x07b", "2:4: character U+0007 is not allowed in YAML; remove it"),
@@ -143,7 +147,7 @@ def test_every_duplicate_and_every_key_that_is_no_text_is_reported() -> None:
         's.yaml:3:3: duplicate model "a"; the first is in line 2: remove one',
         's.yaml:4:3: duplicate model "a"; the first is in line 2: remove one',
         's.yaml:5:1: the key 1 is the number 1; quote it: "1"',
-        "s.yaml:6:1: a key is missing here",
+        "s.yaml:6:1: a key is missing here; write one, then a colon",
         's.yaml:7:11: duplicate key "c"; the first is in line 7: remove one',
     ]
     assert source.problems[0].key_path == ("models", "a")
