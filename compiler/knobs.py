@@ -16,7 +16,7 @@ GPU_COUNT_LIMIT = 8
 DELAYS_US = (0, 100, 500, 2000, 5000)
 GPU_WARMED = ("cuda", "tensorrt")
 """Accelerators on which a batch size costs far more the first time it is seen (cuDNN's algorithm search,
-TensorRT's engine build): model_warmup, which alone reaches every instance, is written without being asked for."""
+TensorRT's engine build): model_warmup, which alone reaches every instance, is written unasked."""
 
 
 def powers_of_two(first: int, last: int) -> tuple[int, ...]:

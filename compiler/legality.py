@@ -124,7 +124,7 @@ def facts_for(project: Project, model: str, target: str) -> Facts:
         gpus=gpu.count if gpu else 1,
         max_batch_size=project.max_batch_size(model),
         request_batch=declared.workload.request_batch,
-        weights_bytes=file.size_bytes,
+        weights_bytes=file.size_bytes + sum(data.stat().st_size for data in file.external_data),
         latency_slo_ms=_latency_slo_ms(declared),
         own_scheduler=next((key for key in _SCHEDULERS if key in declared.config), ""),
         open_inputs=tuple(name for name, dims in shapes.items() if -1 in dims),
