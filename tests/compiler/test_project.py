@@ -98,7 +98,7 @@ def test_requests_of_several_items_need_a_batch_axis(project: MakeProject) -> No
     [
         ("models/absent.onnx", "models/absent.onnx: does not exist; check the path"),
         ("models", "models: is a folder; name the .onnx file in it"),
-        ("models/empty.onnx", "models/empty.onnx: is empty"),
+        ("models/empty.onnx", "models/empty.onnx: is empty; copy or export the file again"),
         (
             "models/notes.txt",
             "models/notes.txt: is not an ONNX model, or is truncated; copy or export the file again",
