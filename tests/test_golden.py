@@ -1,7 +1,7 @@
 """Specs and the repositories they compile to, compared file by file.
 
 A case is a folder of `tests/golden` with `spec.yaml`, perhaps `spec.lock.yaml`, and `expected/`: what `build`
-writes, less weights and manifest. A source `models/NAME.onnx` is what the function NAME of `tests.models` makes.
+writes, less weights and manifest. A source `models/NAME.onnx` is made by the function NAME of `tests.models`.
 `pytest tests/test_golden.py --update-golden` rewrites `expected/` and the digests in the lock.
 """
 
