@@ -56,8 +56,7 @@ def searched(project: Project, facts: Facts) -> tuple[dict[str, Named], list[Spe
         refusal = _refusal(one.knob, facts, parsed)
         if refusal:
             if not _legal_elsewhere(project, one, facts):
-                what = f"{name} is illegal here: {refusal}"
-                problems.append(_error(project, one.key_path, what, "take it out of `search`"))
+                problems.append(_error(project, one.key_path, f"{name} is illegal here: {refusal}"))
             continue
         refusals = [(value, place, one.knob.refuse_value(facts, value)) for value, place in one.values]
         legal = tuple((value, place) for value, place, against in refusals if not against)
