@@ -6,17 +6,13 @@ A batch axis is the first dimension of every input and every output, as Triton r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from tritonc.compiler.shape_inference import Dim, ShapeInference, Shapes
 
 if TYPE_CHECKING:
     import onnx
-
-Dim = int | str | None
-"""A size, a symbol, or None for a dimension that nothing is known about."""
-
-Shapes = Mapping[str, tuple[Dim, ...] | None]
-"""Dimensions by tensor; None where even the rank is unknown."""
 
 _BATCH = "tritonc:batch"
 """A symbol that no exporter writes."""
@@ -26,20 +22,6 @@ _OTHER_SIZE = 320
 
 _UNPREDICTABLE_SIZE = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"})
 """Operators whose output has as many rows as the values of the input make it have."""
-
-
-def declared_dims(value: onnx.ValueInfoProto) -> tuple[Dim, ...] | None:
-    """Dims as the file declares them: "?", empty symbols, and sizes below 1 say nothing."""
-    tensor = value.type.tensor_type
-    if not tensor.HasField("shape"):
-        return None
-    return tuple(_dim(dim) for dim in tensor.shape.dim)
-
-
-def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
-    if dim.dim_value > 0:
-        return int(dim.dim_value)
-    return dim.dim_param if dim.dim_param not in ("", "?", "-1") else None
 
 
 def has_batch_axis(model: onnx.ModelProto, inputs: Shapes, outputs: Shapes) -> bool:
@@ -60,9 +42,10 @@ def has_batch_axis(model: onnx.ModelProto, inputs: Shapes, outputs: Shapes) -> b
     other_symbols = {dim for dims in inputs.values() if dims for dim in dims[1:] if isinstance(dim, str)}
     if batch_symbols & other_symbols:
         return False  # [N, N]: two requests in one batch would change the other axis
-    verdict = _symbolic_verdict(model, inputs, outputs, other_symbols)
+    inference = ShapeInference(model)
+    verdict = _symbolic_verdict(inference, inputs, outputs, other_symbols)
     if verdict is None:
-        verdict = _concrete_verdict(model, inputs, outputs)
+        verdict = _concrete_verdict(inference, inputs, outputs)
     if verdict is None:
         unnamed = [name for name, dims in outputs.items() if not dims or dims[0] not in batch_symbols]
         return not _has_unpredictable_size(model.graph, unnamed)
@@ -74,11 +57,11 @@ def _open_first(shapes: Sequence[tuple[Dim, ...] | None]) -> bool:
 
 
 def _symbolic_verdict(
-    model: onnx.ModelProto, inputs: Shapes, outputs: Shapes, other_symbols: set[str]
+    inference: ShapeInference, inputs: Shapes, outputs: Shapes, other_symbols: set[str]
 ) -> bool | None:
     """Follows a fresh symbol at axis 0 of the inputs: it must arrive at axis 0 of every output only."""
     fresh = {name: (_BATCH, *dims[1:]) for name, dims in inputs.items() if dims}
-    inferred = inferred_shapes(model, fresh, outputs)
+    inferred = inference.outputs(fresh)
     known = True
     for name, declared in outputs.items():
         dims = _plausible(inferred.get(name), declared)
@@ -91,7 +74,7 @@ def _symbolic_verdict(
     return True if known else None
 
 
-def _concrete_verdict(model: onnx.ModelProto, inputs: Shapes, outputs: Shapes) -> bool | None:
+def _concrete_verdict(inference: ShapeInference, inputs: Shapes, outputs: Shapes) -> bool | None:
     """Compares the outputs' shapes at batch 1 and at batch 2."""
     at_batch = {}
     for batch in (1, 2):
@@ -100,7 +83,7 @@ def _concrete_verdict(model: onnx.ModelProto, inputs: Shapes, outputs: Shapes) -
             for name, dims in inputs.items()
             if dims
         }
-        at_batch[batch] = inferred_shapes(model, sizes, outputs)
+        at_batch[batch] = inference.outputs(sizes)
     known = True
     for name, declared in outputs.items():
         one = _plausible(at_batch[1].get(name), declared)
@@ -123,50 +106,6 @@ def _plausible(inferred: tuple[Dim, ...] | None, declared: tuple[Dim, ...] | Non
 
 def _differ(one: tuple[Dim, ...], two: tuple[Dim, ...]) -> bool:
     return any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(one, two, strict=True))
-
-
-def inferred_shapes(model: onnx.ModelProto, inputs: Shapes, outputs: Shapes) -> Shapes:
-    """Dims of the outputs as ONNX's shape inference finds them; a symbol of its own making is None.
-
-    Args:
-        model: a model without its weights; left as it is.
-        inputs: dims to assume, by input.
-        outputs: their declared dims are not used, only the names.
-    """
-    import onnx
-    from onnx import shape_inference
-
-    trial = onnx.ModelProto()
-    trial.CopyFrom(model)
-    # What the exporter inferred speaks of its own symbols.
-    del trial.graph.value_info[:]
-    for value in trial.graph.input:
-        if value.name in inputs:
-            _set_dims(value, inputs[value.name] or ())
-    for value in trial.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    try:
-        result = shape_inference.infer_shapes(trial, data_prop=True)
-    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError):
-        return dict.fromkeys(outputs)
-    given = {dim for dims in inputs.values() for dim in dims or () if isinstance(dim, str)}
-    return {value.name: _dims_of(value, given) for value in result.graph.output if value.name in outputs}
-
-
-def _dims_of(value: onnx.ValueInfoProto, given: set[str]) -> tuple[Dim, ...] | None:
-    dims = declared_dims(value)
-    return dims and tuple(dim if isinstance(dim, int) or dim in given else None for dim in dims)
-
-
-def _set_dims(value: onnx.ValueInfoProto, dims: tuple[Dim, ...]) -> None:
-    shape = value.type.tensor_type.shape
-    del shape.dim[:]
-    for dim in dims:
-        new = shape.dim.add()
-        if isinstance(dim, int):
-            new.dim_value = dim
-        elif dim is not None:
-            new.dim_param = dim
 
 
 def _has_unpredictable_size(graph: onnx.GraphProto, outputs: Sequence[str]) -> bool:

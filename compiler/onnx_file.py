@@ -63,7 +63,7 @@ def _regular_file_size_bytes(path: Path) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise ModelFileError(path, "is not a regular file")
     if status.st_size == 0:
-        raise ModelFileError(path, "is empty")
+        raise ModelFileError(path, "is empty", "copy or export the file again")
     return status.st_size
 
 
@@ -135,10 +135,10 @@ def _external_data(path: Path, proto: onnx.ModelProto) -> tuple[Path, ...]:
 
 def _external_range(path: Path, tensor: onnx.TensorProto) -> tuple[str, int]:
     """File name and the byte up to which it is needed, as far as told: offset and length are optional."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
+    entries = {str(entry.key): str(entry.value) for entry in tensor.external_data}
     location = entries.get("location", "")
     parts = PurePosixPath(location)
-    if not parts.name or parts.is_absolute() or ".." in parts.parts or "\0" in location:
+    if not parts.name or parts.is_absolute() or ".." in parts.parts or not location.isprintable():
         raise ModelFileError(
             path,
             f'tensor "{tensor.name}" is stored in {location!r}, which is not inside the model\'s folder',

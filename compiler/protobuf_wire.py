@@ -28,6 +28,9 @@ _TENSOR_DATA = frozenset({4, 5, 6, 7, 9, 10, 11})
 _DEEPEST = 100
 """Messages inside messages; protobuf's own parsers stop there too."""
 
+_VARINT_BYTES = 10
+"""The longest number: 64 bits, 7 in each byte."""
+
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 
 
@@ -52,7 +55,9 @@ def without_weights(content: memoryview, message: Message = "model", depth: int 
                 if message == "tensor" and field in _TENSOR_DATA:
                     continue
                 if field in _NESTED[message]:
-                    slim = without_weights(content[body:position], _NESTED[message][field], depth + 1)
+                    # Released at once: a view in a traceback would keep the file from being closed.
+                    with content[body:position] as nested:
+                        slim = without_weights(nested, _NESTED[message][field], depth + 1)
                     kept += _as_varint(key) + _as_varint(len(slim)) + slim
                     continue
         elif wire_type == _VARINT:
@@ -70,7 +75,7 @@ def without_weights(content: memoryview, message: Message = "model", depth: int 
 def _varint(content: memoryview, position: int) -> tuple[int, int]:
     """The number at `position`, and where it ends."""
     value = shift = 0
-    for byte in content[position : position + 10]:
+    for byte in content[position : position + _VARINT_BYTES].tobytes():
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tritonc.compiler.batch_axis import Dim, Shapes, declared_dims, has_batch_axis, inferred_shapes
+from tritonc.compiler.batch_axis import has_batch_axis
 from tritonc.compiler.onnx_file import OnnxFile, read_onnx
+from tritonc.compiler.shape_inference import Dim, ShapeInference, Shapes, declared_dims
 from tritonc.schemas.errors import ModelFileError
 
 if TYPE_CHECKING:
@@ -110,11 +111,12 @@ def signature_of(file: OnnxFile) -> Signature:
     constants = {tensor.name for tensor in graph.initializer}
     constants.update(sparse.values.name for sparse in graph.sparse_initializer)
     inputs = [value for value in graph.input if value.name not in constants]
+    _require_names(file.path, [*inputs, *graph.output])
     types = {value.name: _triton_type(file.path, value) for value in (*inputs, *graph.output)}
     input_dims = _ranked(file.path, "input", {value.name: declared_dims(value) for value in inputs})
     declared = {value.name: declared_dims(value) for value in graph.output}
     if None in declared.values():
-        inferred = inferred_shapes(file.proto, input_dims, declared)
+        inferred = ShapeInference(file.proto).outputs(input_dims)
         declared = {name: inferred.get(name) if dims is None else dims for name, dims in declared.items()}
     output_dims = _ranked(file.path, "output", declared)
     batch = has_batch_axis(file.proto, input_dims, output_dims)
@@ -127,6 +129,14 @@ def signature_of(file: OnnxFile) -> Signature:
 
 def _sizes(dims: tuple[Dim, ...]) -> tuple[int, ...]:
     return tuple(dim if isinstance(dim, int) else OPEN for dim in dims)
+
+
+def _require_names(path: Path, values: Sequence[onnx.ValueInfoProto]) -> None:
+    """Refuses names that cannot be written into a config or shown: empty, not UTF-8 (bytes), unprintable."""
+    for value in values:
+        name: object = value.name
+        if not (isinstance(name, str) and name and name.isprintable()):
+            raise ModelFileError(path, f"an input or output is named {name!r}", "give it a readable name")
 
 
 def _triton_type(path: Path, value: onnx.ValueInfoProto) -> str:

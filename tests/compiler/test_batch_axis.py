@@ -14,11 +14,12 @@ from onnx.reference import ReferenceEvaluator
 from tests import models
 from tests.models import FLOAT, INT64, tensor
 from tritonc.compiler import batch_axis
+from tritonc.compiler.shape_inference import declared_dims
 
 
 def has_batch_axis(proto: onnx.ModelProto) -> bool:
-    inputs = {value.name: batch_axis.declared_dims(value) for value in proto.graph.input}
-    outputs = {value.name: batch_axis.declared_dims(value) for value in proto.graph.output}
+    inputs = {value.name: declared_dims(value) for value in proto.graph.input}
+    outputs = {value.name: declared_dims(value) for value in proto.graph.output}
     return batch_axis.has_batch_axis(proto, inputs, outputs)
 
 

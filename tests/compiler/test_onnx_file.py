@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import helper
 
 from tests import models
@@ -67,6 +70,20 @@ def test_what_is_no_model_is_refused(tmp_path: Path, make: Callable[[Path], obje
 
 def test_a_name_too_long_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path / ("m" * 300)).startswith("cannot be read: File name too long")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_damaged_file_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    content = bytearray(models.two_inputs().SerializeToString())
+    for _ in range(data.draw(st.integers(1, 5))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "model.onnx"
+    path.write_bytes(content)
+    with contextlib.suppress(ModelFileError):
+        read_onnx(path)
 
 
 @pytest.mark.parametrize("proto", [models.mlp(), models.two_inputs()])

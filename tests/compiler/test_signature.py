@@ -144,6 +144,25 @@ def test_an_input_or_output_of_unknown_rank_is_refused(write: Write) -> None:
         signature_from_onnx(write(proto))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "shown"),
+    [(b"\x01y", b"\x01\x93", r"b'\x93'"), (b"\x01y", b"\x01\n", r"'\n'"), (b"\x01y", b"\x01\x1b", r"'\x1b'")],
+)
+def test_a_name_that_cannot_be_shown_is_refused(tmp_path: Path, old: bytes, new: bytes, shown: str) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(models.mlp().SerializeToString().replace(old, new))
+    with pytest.raises(ModelFileError) as caught:
+        signature_from_onnx(path)
+    assert f"an input or output is named {shown};" in str(caught.value)
+
+
+def test_a_tensor_without_a_name_is_refused(write: Write) -> None:
+    proto = models.mlp()
+    proto.graph.output[0].name = ""
+    with pytest.raises(ModelFileError, match="an input or output is named ''"):
+        signature_from_onnx(write(proto))
+
+
 def test_digest_depends_on_the_signature_and_not_on_weights(write: Write) -> None:
     digest = signature_from_onnx(write(models.mlp())).digest
     assert signature_from_onnx(write(models.mlp(seed=7))).digest == digest
