@@ -15,13 +15,16 @@ Dim = int | str | None
 Shapes = Mapping[str, tuple[Dim, ...] | None]
 """Dimensions by tensor; None where even the rank is unknown."""
 
+_NO_SYMBOLS = frozenset({"", "?", "-1", "None", "none", "unknown"})
+"""What exporters write for any dimension they know nothing about: two of them are not the same dimension."""
+
 _LARGEST_VALUE = 1024
 """Elements of a constant that may matter for a shape. Shape inference allocates as many as dims announce, so
 that a damaged file of 300 bytes could take all memory."""
 
 
 def declared_dims(value: onnx.ValueInfoProto) -> tuple[Dim, ...] | None:
-    """Dims as the file declares them: "?", empty symbols, and sizes below 1 say nothing."""
+    """Dims as the file declares them; sizes below 1, and symbols such as "?", say nothing."""
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
@@ -31,8 +34,8 @@ def declared_dims(value: onnx.ValueInfoProto) -> tuple[Dim, ...] | None:
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     if dim.dim_value > 0:
         return int(dim.dim_value)
-    # Text that is not UTF-8 comes as bytes.
-    return dim.dim_param if isinstance(dim.dim_param, str) and dim.dim_param not in ("", "?", "-1") else None
+    symbol: object = dim.dim_param  # bytes, where it is not UTF-8
+    return symbol if isinstance(symbol, str) and symbol not in _NO_SYMBOLS else None
 
 
 class ShapeInference:

@@ -16,7 +16,7 @@ from tritonc.compiler.shape_inference import Dim, ShapeInference, declared_dims
     ("written", "read"),
     [
         ([2, "batch"], (2, "batch")),
-        ([None, "", "?", "-1", -1, 0], (None,) * 6),
+        ([None, "", "?", "-1", "None", -1, 0], (None,) * 7),
         ([], ()),
     ],
 )
