@@ -112,8 +112,14 @@ class Server(Protocol):
         """
         ...
 
-    def unload(self, model: str, timeout_s: float = 30.0) -> None:
-        """Returns once every instance of `model` is gone; nothing happens if it is not loaded.
+    def unload(self, model: str, timeout_s: float = 30.0, *, wait: bool = True) -> None:
+        """Has the server unload `model`, which answers no more; nothing happens if it is not loaded.
+
+        Args:
+            model: its name.
+            timeout_s: deadline.
+            wait: return only when every instance is gone. Triton 24.10 takes a second for that, in which the next
+                model can already be loaded (memory is then that of both).
 
         Raises:
             ServerFailure: it is not gone in time, or the server is.

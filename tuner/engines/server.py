@@ -71,11 +71,11 @@ class TritonServer:
         """Returns once `model` serves."""
         self._control("load", model, timeout_s, self._client.load_model)
 
-    def unload(self, model: str, timeout_s: float = 30.0) -> None:
-        """Returns once every instance of `model` is gone."""
+    def unload(self, model: str, timeout_s: float = 30.0, *, wait: bool = True) -> None:
+        """Has the server unload `model`."""
         deadline = time.monotonic() + timeout_s
         self._control("unload", model, timeout_s, self._client.unload_model)
-        while self._is_listed(model, deadline - time.monotonic()):
+        while wait and self._is_listed(model, deadline - time.monotonic()):
             if time.monotonic() > deadline:
                 raise self._failure("server_hung", f"{model} was not unloaded within {timeout_s:g} s")
             time.sleep(_POLL_S)
@@ -181,8 +181,11 @@ class TritonServer:
         except OSError as err:
             reason = "server_hung" if self._still_alive() else "server_crashed"
             raise self._failure(reason, f"the server did not show its metrics: {err}") from err
+        written = set(re.findall(r"^(\w+)", text, re.MULTILINE))  # the parser adds "_total" to counters
         return {
-            _sample_name(sample.name, sample.labels): sample.value
+            _sample_name(
+                sample.name if sample.name in written else sample.name.removesuffix("_total"), sample.labels
+            ): sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         }

@@ -60,9 +60,8 @@ class TritonPythonModel:
             if extension := settings.parameters.get("CPU_EXTENSION_PATH"):
                 core.add_extension(extension)
             model = _read_model(core, settings)
-            compiled, self._slot = _compile(core, model, settings, args)
-            request = compiled.create_infer_request()
-            run = _runner(settings, request, self._slot)
+            compiled, slot = _compile(core, model, settings, args)
+            run = _runner(settings, compiled.create_infer_request(), slot)
             self._executor = serving.Executor(settings, run, pb_utils, joins_requests=False)
         except serving.ConfigError as err:
             raise pb_utils.TritonModelException(str(err)) from err
@@ -72,11 +71,6 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """A response for each request."""
         return self._executor.execute(requests)
-
-    def finalize(self) -> None:
-        """Closes the lock file; Triton calls it before it ends the process."""
-        if self._slot:
-            self._slot.close()
 
 
 def _refuse(settings: serving.Settings) -> None:
