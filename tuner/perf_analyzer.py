@@ -1,0 +1,262 @@
+"""The load generator: Triton's perf_analyzer, one process for each window of load.
+
+What 2.43 does, seen in experiments (and in its source, triton-inference-server/client
+`inference_profiler.cc`):
+
+- The export holds the requests *completed* within the measured windows, unsorted, and the windows' ends;
+  there is no warm-up before the first window. It is written before the answers still under way are waited
+  for.
+- Three windows in a row have to be stable, so `-r 3` is the least; each lasts 1.2 x `-p`. `-s 999` fails a
+  queue whose latency grows elevenfold: a larger value does not. A window without a completion still fails
+  it.
+- `--request-rate-range` draws the same intervals every time and offers about three quarters of the Poisson
+  rate asked for (45 asked, 34 sent, in windows of any length), so open loads are sent by
+  `--request-intervals`.
+- Asynchronous sending with one thread costs no more than one thread for each client, and less memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tritonc.schemas.errors import LoadGeneratorError
+from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad
+from tritonc.tuner.inputs import Inputs
+from tritonc.tuner.window import Window
+
+Floats = npt.NDArray[np.float64]
+
+_WINDOWS = 3
+_STRETCH = 1.2  # a window of `-p` milliseconds lasts this much longer
+_START_S = 10.0  # 0.05 s on an idle machine
+_OPEN_THREADS = 4  # with one, a request waits for the one before to be serialised
+_VERSION = re.compile(r"Version (\d+\.\d+\.\d+)")
+_DELAYED = re.compile(r"([\d.]+)% of the requests were delayed")
+_NO_COMPLETIONS = ("Failed to obtain stable measurement", "No valid requests recorded")
+_NO_CONNECTION = (
+    "failed to connect",
+    "Connection refused",
+    "Connection reset",
+    "Socket closed",
+    "UNAVAILABLE",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NoWindow:
+    """Why a window of load has no result.
+
+    Attributes:
+        reason: "too_slow": a third of the window passed without a completion; "connection": the server was
+            not there; "errors": it answered with errors; "deadline": it did not answer in time.
+        detail: the load generator's own words.
+    """
+
+    reason: Literal["too_slow", "connection", "errors", "deadline"]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadData:
+    """What is sent: the load file of `Inputs.write_load_file`, and its `--shape` arguments."""
+
+    file: Path
+    shape_arguments: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, inputs: Inputs, folder: Path) -> LoadData:
+        """Writes the load file into `folder`, once for all windows of a model."""
+        file = folder / "load.json"
+        inputs.write_load_file(file)
+        return cls(file, tuple(inputs.shape_arguments()))
+
+
+@dataclass(frozen=True, slots=True)
+class PerfAnalyzer:
+    """A perf_analyzer that can be run.
+
+    Attributes:
+        binary: the program.
+        env: its whole environment.
+        version: its own version, for example "2.43.0".
+        cores: the only cores it may run on; empty for all.
+    """
+
+    binary: Path
+    env: Mapping[str, str]
+    version: str
+    cores: tuple[int, ...] = ()
+
+    def run(
+        self,
+        grpc_address: str,
+        model: str,
+        load: Load,
+        window_s: float,
+        data: LoadData,
+        *,
+        rng: np.random.Generator,
+        drain_s: float = 5.0,
+    ) -> Window | NoWindow:
+        """Puts `model` under a load for `window_s` seconds, and waits until all is answered.
+
+        This process sleeps meanwhile.
+
+        Args:
+            grpc_address: "127.0.0.1:port".
+            model: is loaded.
+            load: how many clients, or which rate.
+            window_s: how long.
+            data: what is sent.
+            rng: draws the times of Poisson arrivals.
+            drain_s: how long answers may take after the window; then the generator is killed, and what was
+                completed counts.
+
+        Raises:
+            LoadGeneratorError: the program does not run.
+        """
+        with tempfile.TemporaryDirectory(prefix="tritonc-load-") as folder:
+            export = Path(folder) / "export.json"
+            planned = plan(load, window_s, rng) if isinstance(load, OpenLoad) else np.empty(0)
+            arguments = [
+                *("-m", model, "-u", grpc_address, "-i", "grpc", "-a"),
+                *("-p", str(max(1, round(window_s * 1000 / _WINDOWS / _STRETCH)))),
+                *("-r", str(_WINDOWS), "-s", "1000000"),
+                *("-b", str(load.request_batch), "--input-data", str(data.file), *data.shape_arguments),
+                *("--profile-export-file", str(export)),
+                *_load_arguments(load, planned, Path(folder)),
+            ]
+            code, output = self._execute(arguments, _START_S + window_s + drain_s)
+            return _result(load, planned, export, code, output)
+
+    def _execute(self, arguments: list[str], deadline_s: float) -> tuple[int | None, str]:
+        """Exit code (None: killed at the deadline) and all it said."""
+        command = [str(self.binary), *arguments]
+        try:
+            process = subprocess.Popen(
+                command,
+                env=dict(self.env),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for tritonc, which ends it
+            )
+        except OSError as err:
+            raise LoadGeneratorError(f"{self.binary} does not start: {err.strerror or err}") from err
+        try:
+            if self.cores:
+                os.sched_setaffinity(process.pid, self.cores)
+            output, _ = process.communicate(timeout=deadline_s)
+            return process.returncode, output.decode(errors="replace")
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+            return None, output.decode(errors="replace")
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def _load_arguments(load: Load, planned: Floats, folder: Path) -> list[str]:
+    if isinstance(load, ClosedLoad):
+        return ["--concurrency-range", str(load.concurrency), "--max-threads", "1"]
+    ticks = np.round(planned * 1e6).astype(np.int64)
+    intervals = np.maximum(1, np.diff(ticks, prepend=0))
+    file = folder / "intervals"
+    file.write_text("\n".join(map(str, intervals.tolist())) + "\n", encoding="ascii")
+    return ["--request-intervals", str(file), "--max-threads", str(_OPEN_THREADS)]
+
+
+def plan(load: OpenLoad, window_s: float, rng: np.random.Generator) -> Floats:
+    """When to send, in seconds, for the window and for as long again.
+
+    Poisson arrivals of a known number are uniform, so that each window gets the rate that was asked for, to a
+    request, and differs only in how they bunch.
+    """
+    count = max(1, round(load.rate * window_s))
+    if load.distribution == "constant":
+        times = np.arange(1, 2 * count + 1) * (window_s / count)
+    else:
+        times = np.concatenate([begin + np.sort(rng.uniform(0, window_s, count)) for begin in (0, window_s)])
+    return np.asarray(times, np.float64)
+
+
+def _result(load: Load, planned: Floats, export: Path, code: int | None, output: str) -> Window | NoWindow:
+    if code is not None and code < 0:
+        raise LoadGeneratorError(f"perf_analyzer was killed by signal {-code}", "run the command again")
+    requests = None if code else _exported(export)
+    if requests is None:
+        return _no_window(code, output)
+    send_ns, done_ns, begin_ns, end_ns = requests
+    order = np.argsort(send_ns, kind="stable")
+    late = _DELAYED.search(output)
+    warnings = [f"{late[0]} by the load generator"] if late else []
+    return Window(
+        load=load,
+        duration_s=(end_ns - begin_ns) / 1e9,
+        send_s=(send_ns[order] - begin_ns) / 1e9,
+        latency_ms=(done_ns[order] - send_ns[order]) / 1e6,
+        planned_s=planned,
+        delayed=late is not None,
+        drained=code is not None,
+        warnings=tuple(warnings),
+    )
+
+
+def _exported(export: Path) -> tuple[Any, Any, int, int] | None:
+    """Send times, completion times, begin and end in nanoseconds; None where the export holds no request."""
+    try:
+        experiment = json.loads(export.read_bytes())["experiments"][0]
+        requests = experiment["requests"]
+        bounds = experiment["window_boundaries"]
+        send = np.array([request["timestamp"] for request in requests], np.int64)
+        done = np.array([request["response_timestamps"][-1] for request in requests], np.int64)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return (send, done, bounds[0], bounds[-1]) if len(send) and bounds[-1] > bounds[0] else None
+
+
+def _no_window(code: int | None, output: str) -> NoWindow:
+    said = [line.strip() for line in output.splitlines() if line.strip()]
+    telling = [line for line in said if re.search(r"error|fail|no valid|\[WARNING\]", line, re.IGNORECASE)]
+    detail = "\n".join((telling or said)[-4:]) or f"perf_analyzer said nothing (exit code {code})"
+    if code is None:
+        return NoWindow("deadline", detail)
+    if any(text in output for text in _NO_CONNECTION):
+        return NoWindow("connection", detail)
+    if any(text in output for text in _NO_COMPLETIONS) and "had error" not in output:
+        return NoWindow("too_slow", detail)
+    return NoWindow("errors", detail)
+
+
+def perf_analyzer_at(binary: Path, env: Mapping[str, str], cores: tuple[int, ...] = ()) -> PerfAnalyzer:
+    """The perf_analyzer at a path, with the version that it says it has.
+
+    Raises:
+        LoadGeneratorError: there is none, or it does not run.
+    """
+    hint = "leave --perf-analyzer out to use the bundle's, or check its libraries with ldd"
+    try:
+        process = subprocess.run(
+            [str(binary), "--version"], env=dict(env), capture_output=True, timeout=_START_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as err:
+        raise LoadGeneratorError(f"{binary} does not run: {err}", hint) from err
+    said = (process.stdout + process.stderr).decode(errors="replace")
+    found = _VERSION.search(said)
+    if found is None:
+        line = (said.strip().splitlines() or ["nothing"])[0]
+        raise LoadGeneratorError(f"{binary} --version says: {line}", hint)
+    return PerfAnalyzer(binary, env, found[1], cores)

@@ -1,0 +1,116 @@
+"""Windows of one candidate under one load, with the server's own counts, and their Measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tritonc.schemas.measurement import Interval, Load, Measurement
+from tritonc.tuner.engines import Statistics
+from tritonc.tuner.objective import Percentile
+from tritonc.tuner.statistics import mean_interval, quantile_interval, rate_interval
+from tritonc.tuner.window import Window
+
+_QUANTILES: dict[Percentile, float] = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One or more windows under one load.
+
+    Attributes:
+        counted: what the server counted meanwhile, the ramp and the last answers included.
+        memory_bytes: of the server and its stubs, after the windows.
+        gpu_memory_bytes: likewise; None without a GPU.
+    """
+
+    load: Load
+    windows: tuple[Window, ...]
+    counted: Statistics
+    memory_bytes: int
+    gpu_memory_bytes: int | None
+
+    @classmethod
+    def joined(cls, samples: Sequence[Sample]) -> Sample:
+        """All windows of samples of one load; memory is the peak."""
+        counts = zip(*(_counts(each.counted) for each in samples), strict=True)
+        gpu = [each.gpu_memory_bytes for each in samples if each.gpu_memory_bytes is not None]
+        return cls(
+            load=samples[0].load,
+            windows=tuple(window for each in samples for window in each.windows),
+            counted=Statistics(*(sum(column) for column in counts)),
+            memory_bytes=max(each.memory_bytes for each in samples),
+            gpu_memory_bytes=max(gpu) if gpu else None,
+        )
+
+    @property
+    def requests(self) -> int:
+        """Requests whose latencies count."""
+        return sum(len(window.steady_latency_ms) for window in self.windows)
+
+    @property
+    def request_rate(self) -> float:
+        """Requests completed a second."""
+        return self._rate().value
+
+    def _rate(self) -> Interval:
+        return rate_interval([(w.done_s, w.steady_from_s, w.duration_s) for w in self.windows])
+
+    def throughput(self) -> Interval:
+        """Inferences a second."""
+        rate, batch = self._rate(), self.load.request_batch
+        return Interval(
+            value=rate.value * batch,
+            low=None if rate.low is None else rate.low * batch,
+            high=None if rate.high is None else rate.high * batch,
+        )
+
+
+def pooled(samples: Sequence[Sample]) -> Measurement:
+    """All samples of a candidate under one load as one Measurement.
+
+    Args:
+        samples: at least one, all of the same load.
+    """
+    sample = Sample.joined(samples)
+    windows, counted = sample.windows, sample.counted
+    latencies = [window.steady_latency_ms for window in windows]
+    everything = np.concatenate(latencies)
+    quantiles = {name: quantile_interval(everything, q) for name, q in _QUANTILES.items()}
+    requests = max(1, counted.requests)
+    rates = [window.offered_rate for window in windows]
+    offered = [rate for rate in rates if rate is not None]
+    return Measurement(
+        load=sample.load,
+        requests=sample.requests,
+        errors=counted.failed_requests,
+        duration_s=sum(window.duration_s for window in windows),
+        throughput=sample.throughput(),
+        latency_ms={"avg": mean_interval(latencies), **quantiles},
+        offered_rate=sum(offered) / len(offered) if offered else None,
+        sustained=2 * sum(window.sustained for window in windows) > len(windows),
+        queue_ms=counted.queue_ns / requests / 1e6,
+        compute_input_ms=counted.compute_input_ns / requests / 1e6,
+        compute_infer_ms=counted.compute_infer_ns / requests / 1e6,
+        compute_output_ms=counted.compute_output_ns / requests / 1e6,
+        mean_batch=counted.inferences / counted.executions if counted.executions else None,
+        memory_bytes=sample.memory_bytes,
+        gpu_memory_bytes=sample.gpu_memory_bytes,
+        warnings=tuple(dict.fromkeys(text for window in windows for text in window.warnings)),
+    )
+
+
+def _counts(counted: Statistics) -> tuple[int, ...]:
+    return (
+        counted.inferences,
+        counted.executions,
+        counted.requests,
+        counted.failed_requests,
+        counted.total_ns,
+        counted.queue_ns,
+        counted.compute_input_ns,
+        counted.compute_infer_ns,
+        counted.compute_output_ns,
+    )

@@ -1,0 +1,99 @@
+"""One stretch of load as the load generator saw it, request by request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad
+from tritonc.tuner.statistics import grows
+
+Floats = npt.NDArray[np.float64]
+
+_ENOUGH = 8
+"""Requests that have to remain for the first ones to be left out."""
+_COMPLETED = 0.98
+"""Share of the requests sent that a sustained rate completes (design/engine.md)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """Requests completed within one window, in the order in which they were sent.
+
+    Times are in seconds from the beginning of the window, which is when the load began.
+
+    Attributes:
+        duration_s: of the window.
+        send_s: when each request was sent.
+        latency_ms: from sending to the last response.
+        planned_s: open loop: when requests were to be sent, those after the window included.
+        delayed: the load generator said that it could not keep up with the plan.
+        drained: every request had been answered when the load generator ended; else the server may be busy
+            still.
+        warnings: what a person should know.
+    """
+
+    load: Load
+    duration_s: float
+    send_s: Floats
+    latency_ms: Floats
+    planned_s: Floats = field(default_factory=lambda: np.empty(0))
+    delayed: bool = False
+    drained: bool = True
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def done_s(self) -> Floats:
+        """When each request was answered."""
+        return self.send_s + self.latency_ms / 1000
+
+    @property
+    def ramp(self) -> int:
+        """How many of the first requests met an emptier queue than the later ones.
+
+        Closed loop: one for each client, as all clients begin at once. None where too few would be left.
+        """
+        if not isinstance(self.load, ClosedLoad):
+            return 0
+        return self.load.concurrency if len(self.send_s) >= self.load.concurrency + _ENOUGH else 0
+
+    @property
+    def steady_from_s(self) -> float:
+        """From when on completions are counted: the ramp is over then."""
+        return float(self.done_s[: self.ramp].max()) if self.ramp else 0.0
+
+    @property
+    def steady_latency_ms(self) -> Floats:
+        """Latencies without those of the ramp."""
+        return self.latency_ms[self.ramp :]
+
+    @property
+    def offered_rate(self) -> float | None:
+        """Open loop: requests a second really sent, from the send times."""
+        if not isinstance(self.load, OpenLoad) or len(self.send_s) < 2:
+            return None
+        span_s = float(self.send_s[-1] - self.send_s[0])
+        return (len(self.send_s) - 1) / span_s if span_s > 0 else None
+
+    @property
+    def sustained(self) -> bool:
+        """Open loop: the server kept up. Closed loop: always true.
+
+        The load generator reports only what was completed within the window, so what was sent comes from
+        its plan. Requests that were sent at the very end may be under way: up to three times the latency
+        that the first ones had, at most a quarter of the window.
+        """
+        if not isinstance(self.load, OpenLoad):
+            return True
+        if self.delayed or len(self.send_s) < 2:
+            return False
+        early = max(1, len(self.send_s) // 4)
+        grace_s = min(self.duration_s / 4, 3 * float(np.median(self.latency_ms[:early])) / 1000)
+        until_s = self.duration_s - grace_s
+        planned = self.planned_s + (self.send_s[0] - self.planned_s[0])
+        sent = int(np.count_nonzero(planned <= until_s))
+        completed = int(np.count_nonzero(self.send_s <= until_s))
+        allowed = max(1.0, (1 - _COMPLETED) * sent)  # of fewer than fifty, a single one is no sign
+        return sent - completed <= allowed and not grows(self.send_s, self.latency_ms)
