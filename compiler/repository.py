@@ -109,11 +109,12 @@ def compile_repository(project: Project, lock: Lock | None, target: str) -> Repo
         InputErrors: everything that is wrong with the lock, or with a model on this target.
     """
     notices = list(check_lock(project, lock))
+    decisions = {(d.model, d.target): d for d in lock.decisions} if lock else {}
     selections: list[Selection] = []
     errors: list[TritoncError] = []
     for model in project.spec.models:
         try:
-            selections.append(select(project, lock, model, target))
+            selections.append(select(project, model, target, decisions.get((model, target))))
         except InputErrors as err:
             errors.extend(err)
         except TritoncError as err:

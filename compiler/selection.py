@@ -10,7 +10,7 @@ from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.legal_candidate import candidate_from
 from tritonc.compiler.project import Project
 from tritonc.compiler.space import Space, baseline_for, legal_choices, space_for
-from tritonc.compiler.stale import Part, changed_parts, digests_in
+from tritonc.compiler.stale import Part, changed_parts, digests, digests_in
 from tritonc.schemas.errors import LockError, TritoncError
 from tritonc.schemas.lock import Decision, Lock, Result
 from tritonc.schemas.yaml_source import read_yaml
@@ -42,14 +42,13 @@ class Selection:
     notice: str = ""
 
 
-def select(project: Project, lock: Lock | None, model: str, target: str) -> Selection:
-    """The candidate to serve.
+def select(project: Project, model: str, target: str, decision: Decision | None) -> Selection:
+    """The candidate to serve, given what the lock decided.
 
     Raises:
         InputErrors: the spec allows no candidate there.
         LockError: the decision does not belong to the spec or the model file, or holds an illegal value.
     """
-    decision = lock.decision(model, target) if lock else None
     if decision is None:
         return Selection(baseline_for(project, model, target))
     space = space_for(project, model, target)
@@ -85,18 +84,22 @@ def accept_stale(project: Project, lock: Lock) -> Lock:
     Raises:
         InputErrors: the spec allows no candidate for one of them.
     """
-    for decision in lock.decisions:
-        if decision.model not in project.models or decision.target not in project.spec.targets:
-            continue
-        space = space_for(project, decision.model, decision.target)
-        now = digests_in(project, space)
-        changed = changed_parts(decision.digests, now)
-        if "signature" not in changed and ("source" in changed or "load" in changed):
-            kept = now.model_copy(update={"space": decision.digests.space})
-            lock = lock.with_decision(
-                decision.model_copy(update={"digests": kept, "stale_evidence_accepted": True})
-            )
-    return lock
+    decisions = tuple(
+        _accepted(project, decision)
+        if decision.model in project.models and decision.target in project.spec.targets
+        else decision
+        for decision in lock.decisions
+    )
+    return lock.model_copy(update={"decisions": decisions})
+
+
+def _accepted(project: Project, decision: Decision) -> Decision:
+    now = digests(project, decision.model, decision.target)
+    changed = changed_parts(decision.digests, now)
+    if "signature" in changed or not {"source", "load"} & set(changed):
+        return decision
+    kept = now.model_copy(update={"space": decision.digests.space})
+    return decision.model_copy(update={"digests": kept, "stale_evidence_accepted": True})
 
 
 def _require_current(project: Project, decision: Decision, changed: tuple[Part, ...]) -> None:

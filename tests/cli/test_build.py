@@ -16,6 +16,7 @@ from tritonc.compiler.pbtxt import parse_pbtxt
 from tritonc.compiler.project import open_project
 from tritonc.compiler.space import space_for
 from tritonc.schemas.lock_file import read_lock, write_lock
+from tritonc.schemas.measurement import Failure, OpenLoad
 
 SPEC = """\
 apiVersion: tritonc/v1
@@ -216,6 +217,12 @@ class TestTargets:
         ok(p)
         assert (tmp_path / "disk/cpu/mlp/config.pbtxt").is_file()
 
+    def test_what_a_killed_build_left_behind_goes(self, p: ProjectFolder) -> None:
+        ok(p)
+        p.write("build/.cpu.tritonc-new/mlp/config.pbtxt", "half")
+        ok(p)
+        assert names(p.path("build")) == ["cpu"]
+
 
 class TestLock:
     def test_what_it_decided_is_built_with_its_evidence(self, p: ProjectFolder) -> None:
@@ -292,6 +299,41 @@ class TestLock:
         before = p.path("spec.lock.yaml").read_bytes()
         assert p.run("build", "--check", "--accept-stale-evidence").exit_code == 1
         assert p.path("spec.lock.yaml").read_bytes() == before
+
+    def test_evidence_of_an_open_load_and_of_a_failed_baseline(self, p: ProjectFolder) -> None:
+        opened = open_project(p.path("spec.yaml"))
+        chosen = result(space_for(opened, "mlp", "cpu").baseline)
+        measurement = chosen.measurement.model_copy(
+            update={"load": OpenLoad(rate=1500.5, request_batch=4), "latency_ms": {}}
+        )
+        failure = Failure(reason="out_of_memory", detail="")
+        chosen = chosen.model_copy(update={"measurement": measurement})
+        write_decision(p, chosen=chosen, baseline=None, baseline_failure=failure, improved=False)
+        ok(p)
+        head = p.path("build/cpu/mlp/config.pbtxt").read_text().split("\n\n")[0]
+        assert "[173.4, 191.6] inferences/s; 1,500 requests/s poisson, requests of 4, n = 1,204" in head
+        assert "baseline: failed, out_of_memory" in head
+        assert "kept, since nothing was better by more than the noise" in head
+
+    def test_evidence_from_a_file_of_data_is_stale_when_the_file_changes(self, p: ProjectFolder) -> None:
+        p.write("spec.yaml", SPEC.replace("slo:", "data: {x: {file: x.npz}}\n    slo:"))
+        p.write("x.npz", b"first")
+        write_decision(p)
+        ok(p)
+        p.write("x.npz", b"second")
+        assert "the evidence is stale" in p.run("build").stderr
+        p.path("x.npz").unlink()
+        done = p.run("build")
+        assert done.exit_code == 2
+        assert "spec.yaml:6:22: x.npz: cannot be read" in done.stderr
+
+    def test_a_decision_that_search_no_longer_allows_is_refused(self, p: ProjectFolder) -> None:
+        write_decision(p, {"instance_count": 1})
+        p.write("spec.yaml", SPEC + "search: {instance_count: 3}\n")
+        done = p.run("build")
+        assert done.exit_code == 2
+        assert "spec.lock.yaml:15:27: " in done.stderr
+        assert "instance_count is 1, but the spec's search allows 3; measure it again" in done.stderr
 
     def test_current_evidence_is_not_marked(self, p: ProjectFolder) -> None:
         write_decision(p, {"instance_count": 1})

@@ -89,6 +89,16 @@ def test_only_one_model(p: ProjectFolder) -> None:
     assert names(p.path("out/cpu")) == ["second"]
 
 
+def test_every_problem_of_every_space_is_reported(p: ProjectFolder) -> None:
+    text = SPEC.replace("targets:", "  second: {source: models/mlp.onnx, search: {nothing: 1}}\ntargets:")
+    p.write("spec.yaml", text + "search: {no_knob: 1}\n")
+    done = p.run("candidates", "-o", p.path("out"))
+    assert done.exit_code == 2
+    assert 'unknown knob "nothing"' in done.stderr
+    assert 'unknown knob "no_knob"' in done.stderr
+    assert not p.path("out").exists()
+
+
 def test_json_says_the_same(p: ProjectFolder) -> None:
     document = json.loads(ok(p, "--limit", "2", "--output", "json"))
     assert document["schema_version"] == 1

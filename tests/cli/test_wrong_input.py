@@ -238,7 +238,7 @@ TARGETS = [
         "unknown config field",
         "    slo:",
         "    config: {response_cach: {enable: true}}\n    slo:",
-        "spec.yaml:6:29",
+        "spec.yaml:6:",
         "response_cache",
     ),
     Wrong("no spec", ("nothere.yaml",), args=("build", "nothere.yaml")),

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tritonc.compiler import writer
 from tritonc.compiler.difference import check_repository, require_own
 from tritonc.compiler.repository import Content, Repository, Weights
 from tritonc.compiler.writer import write_repository
@@ -419,6 +420,27 @@ def test_a_folder_that_is_not_writable_is_named(tmp_path: Path) -> None:
 
 
 class TestMountPoint:
+    def test_each_top_folder_and_file_is_replaced(self, mlp: Repository, out: Path) -> None:
+        """The steps themselves, in a folder that could be renamed as well."""
+        write_repository(repository({**as_text(mlp), "old/config.pbtxt": b"", "server.args": b"old"}), out)
+        changed = {difference.path for difference in check_repository(mlp, out)}
+        inode = out.stat().st_ino
+        writer._swap_entries(mlp, out, "copy", changed)
+        assert check_repository(mlp, out) == ()
+        assert out.stat().st_ino == inode
+        assert names(out) == ["manifest.json", "mlp", "server.args"]
+
+    def test_weights_that_cannot_be_read_change_no_model(
+        self, mlp: Repository, out: Path, source: Weights
+    ) -> None:
+        write_repository(repository({"mlp/config.pbtxt": b"old"}), out)
+        source.path.unlink()
+        changed = {difference.path for difference in check_repository(mlp, out)}
+        with pytest.raises(ModelFileError):
+            writer._swap_entries(mlp, out, "copy", changed)
+        assert tree(out).keys() == {"mlp/config.pbtxt", "manifest.json"}
+        assert (out / CONFIG).read_bytes() == b"old"
+
     def test_models_are_swapped_one_by_one(self, tmp_path: Path) -> None:
         out = tmp_path / "cpu"
         out.mkdir()
