@@ -8,7 +8,9 @@ import json
 from typing import Literal
 
 from tritonc.compiler.project import Project
+from tritonc.compiler.source import path_of_source
 from tritonc.compiler.space import Space, space_for
+from tritonc.schemas.errors import ModelFileError
 from tritonc.schemas.lock import Digests
 from tritonc.schemas.spec import FileData
 
@@ -67,15 +69,19 @@ def _load_digest(project: Project, model: str, target: str) -> str:
 
 
 def _file_digest(project: Project, model: str, name: str, file: str) -> str:
+    key_path = ("models", model, "data", name, "file")
     try:
-        with (project.folder / file).open("rb") as content:
+        # Whether it may lie outside the project is for those to say who read its values.
+        path = path_of_source(file, project.folder.resolve(), allow_outside=True)
+        if path.exists() and not path.is_file():
+            raise project.spec_file.error(key_path, f"{file}: is no file")
+        with path.open("rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest()
+    except ModelFileError as err:
+        raise project.spec_file.error(key_path, err.what, err.hint) from err
     except OSError as err:
-        raise project.spec_file.error(
-            ("models", model, "data", name, "file"),
-            f"{file}: cannot be read: {err.strerror}",
-            "the path is relative to the spec",
-        ) from err
+        what = f"{file}: cannot be read: {err.strerror}"
+        raise project.spec_file.error(key_path, what, "the path is relative to the spec") from err
 
 
 def _digest(value: object) -> str:

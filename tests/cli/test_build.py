@@ -326,6 +326,8 @@ class TestLock:
         done = p.run("build")
         assert done.exit_code == 2
         assert "spec.yaml:6:22: x.npz: cannot be read" in done.stderr
+        p.path("x.npz").mkdir()
+        assert "spec.yaml:6:22: x.npz: is no file" in p.run("build").stderr
 
     def test_a_decision_that_search_no_longer_allows_is_refused(self, p: ProjectFolder) -> None:
         write_decision(p, {"instance_count": 1})
