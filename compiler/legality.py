@@ -26,7 +26,7 @@ def target_problems(spec_file: SpecFile, target: str) -> list[SpecError]:
     for name, allowed in spec.backends.items():
         here = ("targets", target, "backends", name)
         if name not in BACKENDS:
-            problems.append(spec_file.error(here, *backend_hint(name)))
+            problems.append(spec_file.error(here, *backend_hint(name), at_key=True))
             continue
         for key_path, what, hint in _backend_problems(BACKENDS[name], allowed, spec, target):
             problems.append(spec_file.error((*here, *key_path), what, hint))
@@ -54,18 +54,23 @@ def _backend_problems(
     possible = sorted({p for a in accelerators for p in backend.accelerators[a].precisions})
     known = sorted({p for a in backend.accelerators.values() for p in a.precisions})
     for i, precision in enumerate(allowed.precisions or ()):
+        place = ("precisions", i)
         if precision not in known:
-            yield (
-                ("precisions", i),
-                f'unknown precision "{precision}" for {backend.name}',
-                did_you_mean(precision, known),
-            )
+            what = f'unknown precision "{precision}" for {backend.name}'
+            yield place, what, did_you_mean(precision, known)
         elif precision not in possible:
             able = [a.name for a in backend.accelerators.values() if precision in a.precisions]
-            what = (
-                f"precision {precision} needs accelerator {' or '.join(able)}, which target {target} has not"
-            )
-            yield ("precisions", i), what, f"allow it, or leave the precision out ({', '.join(possible)})"
+            what = f"precision {precision} needs accelerator {' or '.join(able)}, which target {target} lacks"
+            yield place, what, f"allow it, or leave the precision out ({', '.join(possible)})"
+        elif (since := _since(backend, accelerators, precision)) and release < since:
+            what = f"precision {precision} needs Triton {since}; target {target} is served by {release}"
+            yield place, what, "leave it out, or serve with a later release"
+
+
+def _since(backend: Backend, accelerators: tuple[str, ...], precision: str) -> Release | None:
+    """The first release in which the accelerators that have a precision can use it."""
+    able = (backend.accelerators[a].precisions for a in accelerators)
+    return next((precisions[precision] for precisions in able if precision in precisions), None)
 
 
 def _accelerators(backend: Backend, allowed: BackendSpec, spec: TargetSpec) -> tuple[str, ...]:

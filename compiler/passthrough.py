@@ -72,13 +72,14 @@ def merge_passthrough(spec_file: SpecFile, model: str, config: ModelConfig) -> N
         text = str(value).lower() if isinstance(value, bool) else str(value)
         if name in config.parameters and config.parameters[name].string_value != text:
             what = f'parameters: {name} is set by a knob, to "{config.parameters[name].string_value}"'
-            raise spec_file.error((*here, "parameters", name), what, f"pin {name} in search instead")
+            hint = f"pin {name} in search instead"
+            raise spec_file.error((*here, "parameters", name), what, hint, at_key=True)
         config.parameters[name].string_value = text
     try:
         for key, value in spec.config.items():
             _merge_field(config, str(key), value)
     except PassthroughError as err:
-        raise spec_file.error((*here, *err.key_path), err.what, err.hint) from None
+        raise spec_file.error((*here, *err.key_path), err.what, err.hint, at_key=True) from None
 
 
 def _merge_field(config: ModelConfig, key: str, value: Any) -> None:

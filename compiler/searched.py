@@ -56,7 +56,8 @@ def searched(project: Project, facts: Facts) -> tuple[dict[str, Named], list[Spe
         refusal = _refusal(one.knob, facts, parsed)
         if refusal:
             if not _legal_elsewhere(project, one, facts):
-                problems.append(_error(project, one.key_path, f"{name} is illegal here: {refusal}"))
+                what = f"{name} is illegal here: {refusal}"
+                problems.append(project.spec_file.error(one.key_path, what, at_key=True))
             continue
         refusals = [(value, place, one.knob.refuse_value(facts, value)) for value, place in one.values]
         legal = tuple((value, place) for value, place, against in refusals if not against)
@@ -85,7 +86,8 @@ def _parsed(project: Project, model: str, problems: list[SpecError]) -> Iterator
             here = (*scope, name)
             knob = CATALOGUE.get(name)
             if knob is None:
-                problems.append(_error(project, here, f'unknown knob "{name}"', knob_hint(name)))
+                what = f'unknown knob "{name}"'
+                problems.append(project.spec_file.error(here, what, knob_hint(name), at_key=True))
                 continue
             values, errors = _values(project, knob, here, domain)
             problems.extend(errors)

@@ -45,9 +45,10 @@ class SpecFile:
         """The place of a key path, such as ("models", "ocr", "slo"), or of its nearest ancestor."""
         return self.source.location(key_path)
 
-    def error(self, key_path: KeyPath, what: str, hint: str = "") -> SpecError:
-        """A problem with the value at a key path (or with its absence), for the caller to raise."""
-        return SpecError(self.location(key_path), key_path, what, hint)
+    def error(self, key_path: KeyPath, what: str, hint: str = "", *, at_key: bool = False) -> SpecError:
+        """A problem with the value at a key path (or its absence, or the key), for the caller to raise."""
+        place = self.source.key_location if at_key else self.source.location
+        return SpecError(place(key_path), key_path, what, hint)
 
 
 def read_spec(path: Path) -> SpecFile:

@@ -69,7 +69,9 @@ def knob_hint(name: str) -> str:
     """What to write in the place of a knob name that is not in `CATALOGUE`."""
     if name in _ELSEWHERE:
         return _ELSEWHERE[name]
-    near = get_close_matches(name, CATALOGUE, n=1, cutoff=0.6)
+    lower = {known.lower(): known for known in CATALOGUE}
+    near = [lower[one] for one in get_close_matches(name.lower(), lower, n=1, cutoff=0.6)]
+    near += [known for one, known in lower.items() if len(name) > 3 and name.lower() in one]
     usual = ", ".join(knob.name for knob in SHARED)
     return f'did you mean "{near[0]}"?' if near else f"usual ones: {usual}, intra_op_thread_count"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from tritonc.compiler.facts import Facts, InstanceKind
@@ -16,12 +17,17 @@ from tritonc.schemas.lock import KnobValue
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """An execution accelerator of a backend, or `none`."""
+    """An execution accelerator of a backend, or `none`.
+
+    Attributes:
+        name: as config.pbtxt spells it.
+        kind: where its instances run.
+        precisions: those it can compute in, with the first release that can; None: all.
+    """
 
     name: str
     kind: InstanceKind
-    precisions: tuple[str, ...] = ("fp32",)
-    since: Release | None = None
+    precisions: Mapping[str, Release | None] = field(default_factory=lambda: MappingProxyType({"fp32": None}))
 
 
 class Backend(Protocol):

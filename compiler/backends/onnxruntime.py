@@ -37,7 +37,7 @@ _OWN_THREADS = ("none", *_GPU)
 _SWITCH, _BYTES = Switch(), Whole(1, size=True)
 _FILE = Text(r"[^\x00-\x1f]+", "a name or a path")
 _SHAPES = Text(r"[^,:]+:\d+(x\d+)*(,[^,:]+:\d+(x\d+)*)*", 'shapes such as "x:1x3x48x320", batch included')
-_PRECISIONS_SINCE = {"INT8": _R21_09, "BF16": _R26_02}
+_PRECISIONS = MappingProxyType({"fp32": None, "fp16": None, "int8": _R21_09, "bf16": _R26_02})
 
 
 def _belongs(facts: Facts) -> str:
@@ -79,7 +79,7 @@ def _all_cores(facts: Facts, _point: Mapping[str, KnobValue]) -> tuple[KnobValue
 
 
 def _refuse_precision(facts: Facts, value: KnobValue) -> str:
-    since = _PRECISIONS_SINCE.get(str(value))
+    since = _PRECISIONS[str(value).lower()]
     if since and facts.release < since:
         return f"{value} needs Triton {since}; target {facts.target} is served by {facts.release}"
     return ""
@@ -338,7 +338,7 @@ _ACCELERATORS: Mapping[str, Accelerator] = MappingProxyType(
         "none": Accelerator("none", "KIND_CPU"),
         "openvino": Accelerator("openvino", "KIND_CPU"),
         "cuda": Accelerator("cuda", "KIND_GPU"),
-        "tensorrt": Accelerator("tensorrt", "KIND_GPU", ("fp32", "fp16", "int8", "bf16")),
+        "tensorrt": Accelerator("tensorrt", "KIND_GPU", _PRECISIONS),
     }
 )
 
@@ -366,9 +366,7 @@ class OnnxRuntime:
         """See `Backend.accelerator_refusal`."""
         broken = TENSORRT_DEVICE_BUG <= release < TENSORRT_DEVICE_REPAIR
         if accelerator == "tensorrt" and gpus > 1 and broken:
-            return (
-                f"tensorrt builds for GPU 0 only in Triton {TENSORRT_DEVICE_BUG} to {TENSORRT_DEVICE_REPAIR}"
-            )
+            return f"tensorrt builds for GPU 0 only before Triton {TENSORRT_DEVICE_REPAIR}"
         return ""
 
     def render(self, config: ModelConfig, values: Mapping[str, KnobValue]) -> None:

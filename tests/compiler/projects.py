@@ -27,9 +27,9 @@ MIB = 2**20
 
 
 def spec_of(
-    model: Mapping[str, Any] = {},  # noqa: B006  (never written to)
+    model: Mapping[str, Any] = {},
     target: Mapping[str, Any] = CPU,
-    search: Mapping[str, Any] = {},  # noqa: B006
+    search: Mapping[str, Any] = {},
     **more_targets: Mapping[str, Any],
 ) -> str:
     """The text of a spec with one model `m` and the target `t` (a YAML file that is JSON, too)."""

@@ -1,10 +1,17 @@
 import pytest
+
 from tritonc.compiler.release import SERVER_VERSIONS, Release, release_of_server
 
 
 def test_releases_are_ordered_by_year_and_month() -> None:
     texts = ["25.01", "24.10", "24.09", "31.12", "19.01"]
-    assert [str(r) for r in sorted(map(Release.parse, texts))] == ["19.01", "24.09", "24.10", "25.01", "31.12"]
+    assert [str(r) for r in sorted(map(Release.parse, texts))] == [
+        "19.01",
+        "24.09",
+        "24.10",
+        "25.01",
+        "31.12",
+    ]
 
 
 @pytest.mark.parametrize("text", ["24.1", "24.13", "24.00", "2024.10", "latest", ""])

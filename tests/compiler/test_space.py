@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tests.compiler.projects import CPU, FIXED, GPU, IMAGE, MIB, project_of, spec_of
 from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.model_config import render
@@ -35,7 +36,7 @@ def test_the_default_grids_are_those_of_the_contract(tmp_path: Path) -> None:
         "preferred_batch_size": ((), (2,), (4,), (8,), (16,), (32,)),
         "intra_op_thread_count": (0, 1, 2, 4, 6),
     }
-    # 5 counts x 5 thread counts x (batch 1, or 5 sizes with batching off, or on with 5 delays x 2 preferences).
+    # 5 counts x 5 thread counts x (batch 1, or 5 sizes x (batching off, or on with 5 delays x 2 preferences))
     assert len(space) == 5 * 5 * (1 + 5 * (1 + 5 * 2))
 
 
