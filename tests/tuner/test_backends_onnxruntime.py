@@ -56,9 +56,7 @@ def test_each_of_several_requests_in_one_execution_gets_its_own_rows(served: Ser
 def test_requests_of_other_shapes_in_one_execution_are_executed_apart(served: Served) -> None:
     proto = models.two_inputs()
     batching = "dynamic_batching { preferred_batch_size: [4] max_queue_delay_microseconds: 500000 }"
-    config = config_pbtxt(proto, max_batch_size=4, more=batching)
-    # Triton joins requests of unequal shape only where ragged batches are allowed, which we refuse: so two executions.
-    name = served.load(proto, config)
+    name = served.load(proto, config_pbtxt(proto, max_batch_size=4, more=batching))
     requests = [{"ids": np.ones((1, n), np.int64), "scale": uniform(1, 1)} for n in (2, 3, 2, 3)]
     for request, answer in zip(requests, served.infer_together(name, requests), strict=True):
         assert np.array_equal(answer["scores"], run_onnxruntime(proto, **request)[0])
@@ -125,7 +123,7 @@ def test_text_is_served_or_refused_with_the_reason(served: Served) -> None:
 def test_a_request_that_the_model_cannot_execute_is_answered_with_the_runtimes_error(served: Served) -> None:
     proto = models.two_inputs()
     name = served.load(proto, config_pbtxt(proto, max_batch_size=4))
-    with pytest.raises(Exception, match="(?s)InvalidArgument.*FP32|FP32"):
+    with pytest.raises(Exception, match=r"FP32"):
         served.infer(name, ids=np.ones((1, 3), np.int64), scale=np.ones((1, 1), np.float64))
     assert served.server.alive()
 

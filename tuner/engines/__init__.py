@@ -118,8 +118,8 @@ class Server(Protocol):
         Args:
             model: its name.
             timeout_s: deadline.
-            wait: return only when every instance is gone. Triton 24.10 takes a second for that, in which the next
-                model can already be loaded (memory is then that of both).
+            wait: return only when every instance is gone. Triton 24.10 takes a second for that, in which the
+                next model can already be loaded (memory is then that of both).
 
         Raises:
             ServerFailure: it is not gone in time, or the server is.

@@ -104,9 +104,8 @@ class TritonServer:
                 reason = "load_timeout" if verb == "load" else "server_hung"
                 raise self._failure(reason, f"{model} did not {verb} within {timeout_s:g} s") from err
             message = _cleaned(err.message() or "")
-            if (
-                "failed to poll" in message
-            ):  # the reason, for example a field that is not known, is only logged
+            # the reason, for example a field that is not known, is only logged
+            if "failed to poll" in message:
                 message = "\n".join([message, *_logged_errors(self.log, logged)])
             reason = "out_of_memory" if _OUT_OF_MEMORY.search(message) else "load_failed"
             raise ServerFailure(Failure.model_validate({"reason": reason, "detail": message})) from err

@@ -66,7 +66,8 @@ class TritonPythonModel:
         except serving.ConfigError as err:
             raise pb_utils.TritonModelException(str(err)) from err
         except RuntimeError as err:  # what OpenVINO raises
-            raise pb_utils.TritonModelException(f"OpenVINO {ov.__version__}: {err}") from err
+            last = str(err).strip().splitlines()[-1]  # the lines before it are places in OpenVINO's source
+            raise pb_utils.TritonModelException(f"OpenVINO {ov.__version__}: {last}") from err
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """A response for each request."""
