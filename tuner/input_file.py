@@ -40,7 +40,7 @@ def read_samples(path: Path, tensor: Tensor, dims: tuple[int, ...]) -> Array:
         InputFileError: it cannot be read, or does not fit the input.
     """
     if not path.is_file():
-        raise InputFileError("there is no such file")
+        raise InputFileError("there is no such file", "the path is relative to the spec")
     samples = _from_npz(path, tensor) if path.suffix == ".npz" else _from_json(path, tensor, dims)
     if samples.shape == dims:
         samples = samples[np.newaxis]
