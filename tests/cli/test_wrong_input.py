@@ -422,6 +422,22 @@ TUNE_CASES = [
     ),
 ]
 
+TUNE_CASES += [
+    Wrong("unknown target", ('"gpu"', "cpu"), args=(*TUNE, "--target", "gpu")),
+    Wrong("unknown model", ('"mpl"', 'did you mean "mlp"?'), args=(*TUNE, "--model", "mpl")),
+    Wrong("unknown engine", ('"embeded"', "embedded"), args=(*TUNE, "--engine", "embeded")),
+    Wrong("no duration", ("--timeout", "15m"), args=(*TUNE, "--timeout", "soon")),
+    Wrong("no trials", ("--trials",), args=("tune", "--trials", "0")),
+    Wrong(
+        "lock of another version",
+        ("spec.lock.yaml:", "schema_version is the number 99"),
+        prepare=locked(edited("schema_version: 1", "schema_version: 99")),
+        args=TUNE,
+    ),
+    Wrong("output folder of others", ("did not write: mine.txt",), prepare=out_holds("mine.txt"), args=TUNE),
+    Wrong("output is a file", ("build: is a file",), prepare=out_is_a_file, args=TUNE),
+]
+
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
     return {

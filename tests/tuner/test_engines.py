@@ -18,7 +18,7 @@ import pytest
 
 from tests import models
 from tests.tuner.conftest import Served, config_pbtxt, parameter, run_onnxruntime, uniform
-from tritonc.schemas.errors import EngineError
+from tritonc.schemas.errors import EngineError, TritoncError
 from tritonc.tuner.bundle import cache_folder, installed_bundle
 from tritonc.tuner.engines import ENGINE_NAMES, Engine, Server, ServerFailure, engine_named
 from tritonc.tuner.engines import server as server_module
@@ -262,8 +262,9 @@ class TestLocal(EngineContract):
 
 def test_engines_go_by_name() -> None:
     assert [engine_named(name).name for name in ENGINE_NAMES] == ["embedded", "local"]
-    with pytest.raises(EngineError, match='did you mean "embedded"'):
+    with pytest.raises(TritoncError, match='did you mean "embedded"') as raised:
         engine_named("embeded")
+    assert raised.value.exit_code == 2
 
 
 def test_a_machine_without_tritonserver_is_told_what_to_do(

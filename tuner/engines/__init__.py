@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from tritonc.schemas.errors import EngineError, did_you_mean
+from tritonc.schemas.errors import TritoncError, did_you_mean
 from tritonc.schemas.measurement import Failure
 
 
@@ -221,9 +221,9 @@ def engine_named(name: str) -> Engine:
     """The engine of this name, with its settings from the environment. Starts and fetches nothing.
 
     Raises:
-        EngineError: there is no such engine.
+        TritoncError: there is no such engine.
     """
     if name not in _ENGINES:
-        raise EngineError(f'unknown engine "{name}"', did_you_mean(name, _ENGINES))
+        raise TritoncError(f'unknown engine "{name}"', did_you_mean(name, _ENGINES))
     module = import_module(f"{__name__}.{name}")
     return cast("Engine", getattr(module, _ENGINES[name])())
