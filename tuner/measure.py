@@ -23,6 +23,7 @@ from tritonc.tuner.verify import Reference, verify
 WINDOW_S = 1.0
 """One step of load; longer where that would see few requests."""
 
+_OPEN_S = 1.5  # a growing queue shows more clearly, and the 99th percentile is what an open load is about
 _LONGEST_S = 3.0
 _REQUESTS = 40  # completed in a step, where its length allows
 _WARM_UP_S = 0.3
@@ -128,7 +129,7 @@ def measure_capacity(
 def measure_fixed(
     server: Server, model: str, bench: Bench, load: Load, min_requests: int, *, cap_s: float = 30.0
 ) -> Measurement | Failure:
-    """What the loaded candidate does under one load, from `min_requests` requests or more if `cap_s` allows."""
+    """What the loaded candidate does under one load, from `min_requests` requests if `cap_s` allows."""
     sample = take_sample(server, model, bench, load, min_requests, cap_s=cap_s)
     return sample if isinstance(sample, Failure) else pooled([sample])
 
@@ -313,10 +314,10 @@ class _Trial:
 def _step_s(load: Load, rate: float | None) -> float:
     """How long to put a load on a server that completes about `rate` requests a second."""
     if not rate:
-        return WINDOW_S
+        return WINDOW_S if isinstance(load, ClosedLoad) else _OPEN_S
     if isinstance(load, ClosedLoad):
         return min(_LONGEST_S, max(WINDOW_S, (_REQUESTS + load.concurrency) / rate))
-    wanted = min(_LONGEST_S, max(WINDOW_S, _REQUESTS / min(rate, load.rate)))
+    wanted = min(_LONGEST_S, max(_OPEN_S, _REQUESTS / min(rate, load.rate)))
     overload = load.rate / rate - 1
     return min(wanted, _DRAIN_S / overload) if overload > 0 else wanted
 
