@@ -203,8 +203,6 @@ def _checked_range(dtype: str, ends: tuple[float, float]) -> tuple[float, float]
     if dtype not in _DEFAULT_RANGES:
         raise _DataError(f"a {dtype} input has no range", "write constant: or file: instead", "range")
     low, high = ends
-    if not low <= high:
-        raise _DataError(f"the range [{low:g}, {high:g}] is empty", "write [smallest, largest]", "range")
     if dtype in INTEGERS and not (float(low).is_integer() and float(high).is_integer()):
         raise _DataError(f"the range of a {dtype} input has whole numbers as ends", "", "range")
     for end in ends:
