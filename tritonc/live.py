@@ -133,7 +133,7 @@ class Progress:
             return None
         missing = max(0, self.study.trials - len(self.trials))
         seconds = [trial.seconds for trial in self.trials if trial.seconds > 0]
-        return missing * sum(seconds) / len(seconds) if seconds else self.study.expected_s
+        return missing * sum(seconds) / len(seconds) if seconds else None
 
     def take(self, event: Event) -> None:
         """Adds an event."""

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tritonc.compiler.project import Project, measuring_shapes
+from tritonc.compiler.project import Project
 from tritonc.compiler.space import Space, space_for
 from tritonc.compiler.stale import digests_in
 from tritonc.schemas.errors import InputErrors, SetupError, TritoncError, did_you_mean
 from tritonc.schemas.lock import Digests
 from tritonc.tuner.events import TargetSkipped
 from tritonc.tuner.hardware import Machine, Pinning, pinning, this_machine, why_not_measurable
+from tritonc.tuner.inputs import read_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Settings:
         fresh: begin new studies; the old ones are kept, but not used.
         tracking_uri: of an MLflow server; None for the project's own database.
         perf_analyzer: another one than the bundle's.
+        allow_outside: whether data files may lie outside the project's folder.
     """
 
     trials: int = 50
@@ -33,6 +35,7 @@ class Settings:
     fresh: bool = False
     tracking_uri: str | None = None
     perf_analyzer: Path | None = None
+    allow_outside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Plan:
 
 def plan_of(
     project: Project,
+    settings: Settings,
     *,
     models: Sequence[str] = (),
     targets: Sequence[str] = (),
@@ -82,7 +86,7 @@ def plan_of(
         cores = pinning(spec.targets[target].cores, machine.cores)
         for model in models or spec.models:
             try:
-                measuring_shapes(project, model)
+                read_inputs(project, model, allow_outside=settings.allow_outside)
                 space = space_for(project, model, target)
                 tasks.append(Task(space, digests_in(project, space), cores))
             except InputErrors as err:

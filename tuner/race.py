@@ -168,7 +168,8 @@ def _turn(
 def _latency_violation(measuring: Measuring[Sample], samples: Sequence[Sample]) -> float:
     """The largest violation of a limit that a smaller load can mend."""
     violations = measuring.violations(measuring.pooled(samples))
-    return max((value for limit, value in violations.items() if "latency" in limit), default=0.0)
+    mendable = [v for limit, v in violations.items() if "latency" in limit or limit == "sustained"]
+    return max(mendable, default=0.0)
 
 
 def _finished(runner: _Runner[Sample], common: Sequence[int], measuring: Measuring[Sample]) -> Finisher:

@@ -16,7 +16,9 @@ from tritonc.schemas.measurement import Failure
 from tritonc.tuner.engines import Engine, Server, ServerFailure
 
 _LOAD_S = 120.0
-"""A model that loads for longer has failed; the CPU's take a second or two."""
+"""A model that loads for longer has failed; on a CPU it takes a second or two."""
+_SETTLE_S = 20.0
+_POLL_S = 0.05
 _GIVE_UP = frozenset({"load_timeout", "server_crashed", "server_hung", "out_of_memory"})
 """After these a server cannot be trusted with the next candidate."""
 
@@ -27,6 +29,8 @@ class Stand:
     Use it as a context manager; leaving it stops the server.
 
     Args:
+        project: candidates are compiled from it.
+        engine: runs the server.
         folder: for the served repository and the server's log; made if absent.
         cores: the only cores the server may run on; empty for all.
         on_start: told when a server has been started, and whether that was a restart.
@@ -41,6 +45,7 @@ class Stand:
         cores: tuple[int, ...],
         on_start: Callable[[bool], None],
     ) -> None:
+        self.folder = folder
         self._project = project
         self._engine = engine
         self._cores = cores
@@ -49,36 +54,77 @@ class Stand:
         self._log = folder / "server.log"
         self._stack = ExitStack()
         self._server: Server | None = None
-        self._loaded: str | None = None
         self._starts = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self._loaded: Candidate | None = None
+        self._loaded_s = 0.0
+        self._models: set[str] = set()
+        self._leaving: frozenset[int] = frozenset()
+
+    def start(self) -> Server:
+        """The running server, started where there is none.
+
+        Raises:
+            EngineError: it cannot be started.
+        """
+        if self._server is None:
+            self._repository.mkdir(parents=True, exist_ok=True)
+            serving = self._engine.serve(self._repository, log=self._log, cores=self._cores)
+            self._server = self._stack.enter_context(serving)
+            self._starts += 1
+            self._on_start(self._starts > 1)
+        return self._server
 
     def serve(self, candidate: Candidate) -> tuple[Server, float]:
         """The server with `candidate` loaded in the place of the one before, and the seconds loading took.
+
+        The one before is not unloaded first: Triton replaces it when the new one is ready, and its Python
+        backend then sleeps for a second for each old instance, which nobody has to wait for (see `settle`).
 
         Raises:
             ServerFailure: it does not load.
             EngineError: no server can be started.
         """
-        self.withdraw()
-        server = self._server or self._start()
+        server = self.start()
+        if candidate == self._loaded:
+            return server, self._loaded_s
+        if candidate.model not in self._models:
+            self.withdraw()
+            server = self.start()
         write_repository(compile_candidate(self._project, candidate), self._repository, "link")
+        before = _children(server.pid)
+        self._loaded = None
+        self._models.add(candidate.model)
         started = time.monotonic()
-        self._loaded = candidate.model
         server.load(candidate.model, _LOAD_S)
-        return server, time.monotonic() - started
+        self._loaded, self._loaded_s = candidate, time.monotonic() - started
+        self._leaving = before
+        return server, self._loaded_s
+
+    def settle(self) -> None:
+        """Returns when the instances of the candidate before are gone: their memory would count too."""
+        deadline = time.monotonic() + _SETTLE_S
+        while self._server is not None and self._leaving & _children(self._server.pid):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_POLL_S)
+        self._leaving = frozenset()
 
     def withdraw(self) -> None:
         """Unloads what is loaded; a server that cannot is given up."""
-        if self._server is None or self._loaded is None:
-            return
         try:
-            self._server.unload(self._loaded)
+            for model in tuple(self._models):
+                if self._server is not None:
+                    self._server.unload(model)
         except ServerFailure:
             self.give_up()
-        self._loaded = None
+        self._forget()
 
     def recover(self, failure: Failure) -> None:
         """Gives the server up if, after `failure`, the next candidate should have a new one."""
+        self._loaded = None
         if self._server is None:
             return
         if failure.reason in _GIVE_UP or not (self._server.alive() and self._server.responsive()):
@@ -87,7 +133,7 @@ class Stand:
     def give_up(self) -> None:
         """Stops the server; the next candidate gets a new one."""
         self._server = None
-        self._loaded = None
+        self._forget()
         self._stack.close()
 
     def log_tail(self, lines: int = 50) -> str:
@@ -98,22 +144,6 @@ class Stand:
             return ""
         return "\n".join(text.splitlines()[-lines:])
 
-    def start(self) -> Server:
-        """The running server, started where there is none.
-
-        Raises:
-            EngineError: it cannot be started.
-        """
-        return self._server or self._start()
-
-    def _start(self) -> Server:
-        self._repository.mkdir(parents=True, exist_ok=True)
-        serving = self._engine.serve(self._repository, log=self._log, cores=self._cores)
-        self._server = self._stack.enter_context(serving)
-        self._starts += 1
-        self._on_start(self._starts > 1)
-        return self._server
-
     def __enter__(self) -> Stand:
         return self
 
@@ -121,3 +151,13 @@ class Stand:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.give_up()
+
+
+def _children(pid: int) -> frozenset[int]:
+    """Processes that the server has started: the Python backend's instances, one each."""
+    import psutil
+
+    try:
+        return frozenset(child.pid for child in psutil.Process(pid).children(recursive=True))
+    except psutil.Error:
+        return frozenset()

@@ -90,7 +90,7 @@ def search_candidates(
 
 
 def entrants(search: Search, previous: Candidate | None, previous_load: Load | None) -> tuple[Entrant, ...]:
-    """Who is measured again: the baseline, the previous choice, and the finalists, each at the load it carried.
+    """Who is measured again: baseline, previous choice and finalists, each at the load it carried.
 
     Finalists keep the SLO and come near the best that does; where none does, the least violating one is
     measured again.

@@ -2,8 +2,8 @@
 
 Optuna's study is what tritonc itself relies on; MLflow is for people. So a tracking server that cannot be
 reached never stops a study: it is said once, and the next `tune` logs what is missing. Importing MLflow and
-opening its database take about four seconds, so both are done in a thread that is started before the server and
-joined before the first load runs; a trial costs about 0.03 s after that.
+opening its database take about four seconds, so both are done in a thread that is started before the server
+and joined before the first load runs; a trial costs about 0.03 s after that.
 """
 
 from __future__ import annotations
@@ -136,23 +136,25 @@ class Tracking:
             Ids of the candidates whose trials are logged already.
         """
         self._parent = None
+        logged: frozenset[str] = frozenset()
         with self._guard():
-            if (client := self._ready()) is None:
-                return frozenset()
-            found = self._runs(f"tags.`tritonc.study` = '{study}' and tags.`tritonc.kind` = 'study'")
-            if found:
-                self._parent = found[0]
-                client.update_run(self._parent.info.run_id, status="RUNNING")
-            else:
-                own = {"tritonc.study": study, "tritonc.kind": "study"}
-                self._parent = client.create_run(self._experiment_id, run_name=name, tags=own)
-            client.log_batch(self._parent.info.run_id, tags=_tags(tags))
-            parent = self._parent.info.run_id
-            trials = self._runs(f"tags.`mlflow.parentRunId` = '{parent}' and tags.`tritonc.kind` = 'trial'")
-            return frozenset(
-                run.data.tags["tritonc.candidate"] for run in trials if run.info.status != "RUNNING"
-            )
-        return frozenset()
+            client = self._ready()
+            if client is not None:
+                self._parent = self._continued_or_new(client, study, name)
+                parent = self._parent.info.run_id
+                client.log_batch(parent, tags=_tags(tags))
+                query = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`tritonc.kind` = 'trial'"
+                ended = (run for run in self._runs(query) if run.info.status != "RUNNING")
+                logged = frozenset(run.data.tags["tritonc.candidate"] for run in ended)
+        return logged
+
+    def _continued_or_new(self, client: MlflowClient, study: str, name: str) -> Run:
+        found = self._runs(f"tags.`tritonc.study` = '{study}' and tags.`tritonc.kind` = 'study'")
+        if found:
+            client.update_run(found[0].info.run_id, status="RUNNING")
+            return found[0]
+        own = {"tritonc.study": study, "tritonc.kind": "study"}
+        return client.create_run(self._experiment_id, run_name=name, tags=own)
 
     def log_trial(self, trial: TrialRun) -> None:
         """Logs a finished trial as a nested run of the open study."""

@@ -19,7 +19,7 @@ from tritonc.tuner.events import (
     TargetSkipped,
     Undecided,
 )
-from tritonc.tuner.job import Job, engine_of, study_of
+from tritonc.tuner.job import Job, generator_of, info_of, study_of
 from tritonc.tuner.plan import Plan, Settings
 from tritonc.tuner.search import Search, Trial, study_names
 
@@ -87,7 +87,7 @@ def tune(
         LockError: the lock beside the spec cannot be read.
         OutputError: the output folder holds files that tritonc did not write.
     """
-    state = project.folder / STATE_FOLDER
+    state = project.folder.resolve() / STATE_FOLDER
     out = project.folder / "build"
     targets = tuple(project.spec.targets)
     read_lock(project.spec_file.lock_path)
@@ -111,11 +111,11 @@ def tune(
 
 def estimate(project: Project, plan: Plan, settings: Settings, engine: Engine) -> tuple[Estimate, ...]:
     """What each task will cost. Starts and changes nothing."""
-    state = project.folder / STATE_FOLDER
+    state = project.folder.resolve() / STATE_FOLDER
     names = study_names(state / "optuna.db")
     estimates = []
     for task in plan.tasks:
-        info = engine_of(engine, task, settings)
+        info = info_of(engine, task, generator_of(engine, task, settings))
         name = study_of(task, plan, info, names)
         trials: tuple[Trial, ...] = ()
         if name in names and not settings.fresh:

@@ -38,7 +38,7 @@ def surface() -> Surface:
 
 def run(search: Search, surface: Surface, trials: int, **fields) -> list:
     seen: list = []
-    options = {"deadline": float("inf"), "observer": seen.append, "log": lambda trial: None} | fields
+    options = {"deadline": float("inf"), "observer": seen.append, "log": lambda _: None} | fields
     search_candidates(search, surface, trials=trials, **options)
     return seen
 
@@ -85,7 +85,7 @@ def test_an_interrupted_trial_does_not_count(surface: Surface):
 
 def test_every_trial_is_logged_before_it_is_told(surface: Surface):
     order: list = []
-    run(Search(SPACE), surface, 1, log=lambda trial: order.append("log"), observer=order.append)
+    run(Search(SPACE), surface, 1, log=lambda _: order.append("log"), observer=order.append)
     assert order[1] == "log"
     assert isinstance(order[2], TrialFinished)
 
@@ -123,7 +123,7 @@ def test_where_nothing_keeps_the_slo_the_least_violating_comes_to_the_race():
 def test_a_decision_names_the_winner_what_it_beat_and_the_evidence(surface: Surface):
     search = Search(SPACE, seed=1)
     run(search, surface, 40)
-    outcome = confirm(entrants(search, None, None), surface, lambda event: None)
+    outcome = confirm(entrants(search, None, None), surface, lambda _: None)
     decision = decision_of(search, outcome, replace(EVIDENCE, caveats=("Careful.",)))
     assert decision.improved
     assert decision.slo_met
@@ -138,7 +138,7 @@ def test_a_failed_baseline_is_said_in_the_decision(surface: Surface):
     surface.broken[SPACE.baseline] = CRASH
     search = Search(SPACE, seed=1)
     run(search, surface, 20)
-    outcome = confirm(entrants(search, None, None), surface, lambda event: None)
+    outcome = confirm(entrants(search, None, None), surface, lambda _: None)
     decision = decision_of(search, outcome, EVIDENCE)
     assert decision.baseline is None
     assert decision.baseline_failure == CRASH
@@ -160,5 +160,5 @@ def test_a_contender_that_fails_in_the_race_is_warned_about(surface: Surface):
 def test_there_is_no_verdict_where_nothing_could_be_measured(surface: Surface):
     search = Search(SPACE)
     search.tell(search.ask(), CRASH)
-    outcome = confirm(entrants(search, None, None), surface, lambda event: None)
+    outcome = confirm(entrants(search, None, None), surface, lambda _: None)
     assert outcome.verdict is None

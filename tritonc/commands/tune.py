@@ -20,7 +20,7 @@ from tritonc.tune_report import estimate_document, estimate_text, result_documen
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """A duration with a unit, as seconds."""
 
     name = "duration"
@@ -47,8 +47,8 @@ class Duration(click.ParamType):
 @click.option(
     "--timeout",
     type=Duration(),
-    help="Time for the search, in seconds or with a unit (90s, 15m, 2h), shared by all models; the winners are "
-    "confirmed after it. Default: no limit.",
+    help="Time for the search, in seconds or with a unit (90s, 15m, 2h), shared by all models; the winners "
+    "are confirmed after it. Default: no limit.",
 )
 @click.option("--target", "targets", multiple=True, help="Tune only this target; repeatable. Default: all.")
 @click.option("--model", "models", multiple=True, help="Tune only this model; repeatable. Default: all.")
@@ -61,9 +61,7 @@ class Duration(click.ParamType):
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the search: repeats its order.")
 @click.option("--fresh", is_flag=True, help="Begin a new study instead of continuing the last one.")
-@click.option(
-    "--dry-run", is_flag=True, help="Print the size of the space and the time it takes; do nothing."
-)
+@click.option("--dry-run", is_flag=True, help="Print the size of the space and the time it takes.")
 @click.option(
     "--perf-analyzer",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -97,10 +95,17 @@ def command(
     from tritonc.tuner.tune import estimate, tune
 
     project = open_project(spec, allow_outside=allow_outside)
-    plan = plan_of(project, models=models, targets=targets)
+    settings = Settings(
+        trials=trials,
+        timeout_s=timeout,
+        seed=seed,
+        fresh=fresh,
+        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or None,
+        perf_analyzer=perf_analyzer,
+        allow_outside=allow_outside,
+    )
+    plan = plan_of(project, settings, models=models, targets=targets)
     engine = engine_named(engine_name)
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or None
-    settings = Settings(trials, timeout, seed, fresh, uri, perf_analyzer)
     if dry_run:
         estimates = estimate(project, plan, settings, engine)
         output.result(estimate_document(estimates, plan.skipped), estimate_text(estimates, plan.skipped))
