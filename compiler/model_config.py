@@ -25,7 +25,7 @@ def render(project: Project, candidate: Candidate) -> ModelConfig:
     """The configuration that serves `candidate`, with what the spec passes through.
 
     Raises:
-        SpecError: `config` or `parameters` of the model is no ModelConfig, or contradicts what tritonc
+        InputErrors: `config` or `parameters` of the model is no ModelConfig, or contradicts what tritonc
         writes.
     """
     values = candidate.values

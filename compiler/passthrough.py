@@ -6,12 +6,15 @@ through `search:`, what the model file says is not set at all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from tritonc.compiler.backends import CATALOGUE
+from tritonc.compiler.dimension import Dimension
+from tritonc.compiler.knob import Place
 from tritonc.compiler.protobuf import ModelConfig
-from tritonc.schemas.errors import did_you_mean
+from tritonc.schemas.errors import InputErrors, SpecError, did_you_mean
 
 if TYPE_CHECKING:
     from tritonc.schemas.spec_file import SpecFile
@@ -44,14 +47,8 @@ _KNOB_OF: Mapping[str, str] = {
 """Fields that tritonc writes inside others, with where to say it."""
 
 
-class PassthroughError(ValueError):
-    """One problem of `config`.
-
-    Attributes:
-        key_path: from `config` on.
-        what: what is wrong.
-        hint: what to do.
-    """
+class _PassthroughError(ValueError):
+    """One problem of `config`; `key_path` begins at the model."""
 
     def __init__(self, key_path: tuple[str | int, ...], what: str, hint: str) -> None:
         super().__init__(what)
@@ -64,39 +61,71 @@ def merge_passthrough(spec_file: SpecFile, model: str, config: ModelConfig) -> N
     """Adds the model's `parameters` and `config` to what tritonc wrote into `config`.
 
     Raises:
-        SpecError: they are no ModelConfig, or contradict `config`.
+        InputErrors: everything in them that is no ModelConfig, or contradicts `config`.
     """
     spec = spec_file.spec.models[model]
-    here = ("models", model)
+    problems: list[_PassthroughError] = []
     for name, value in spec.parameters.items():
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        if name in config.parameters and config.parameters[name].string_value != text:
-            what = f'parameters: {name} is set by a knob, to "{config.parameters[name].string_value}"'
-            hint = f"pin {name} in search instead"
-            raise spec_file.error((*here, "parameters", name), what, hint, at_key=True)
-        config.parameters[name].string_value = text
-    try:
-        for key, value in spec.config.items():
+        try:
+            _merge_parameter(config, name, value)
+        except _PassthroughError as err:
+            problems.append(err)
+    for key, value in spec.config.items():
+        try:
             _merge_field(config, str(key), value)
-    except PassthroughError as err:
-        raise spec_file.error((*here, *err.key_path), err.what, err.hint, at_key=True) from None
+        except _PassthroughError as err:
+            problems.append(err)
+    if problems:
+        raise InputErrors(
+            spec_file.error(("models", model, *one.key_path), one.what, one.hint, at_key=True)
+            for one in problems
+        )
+
+
+def knob_problems(spec_file: SpecFile, model: str, dimensions: Iterable[Dimension]) -> list[SpecError]:
+    """What the model's `parameters` and `config` set that is a knob of its space, whatever its values are."""
+    spec = spec_file.spec.models[model]
+    problems = []
+    for dimension in dimensions:
+        name = dimension.knob
+        if name in spec.parameters and CATALOGUE[name].place is Place.PARAMETER:
+            place, hint = ("parameters", name), f"pin {name} in search instead"
+            problems.append((place, hint))
+        own_warmup = next((key for key in ("model_warmup", "modelWarmup") if key in spec.config), "")
+        if name == "model_warmup" and own_warmup and True in dimension.values:
+            place, hint = ("config", own_warmup), "pin model_warmup to false in search"
+            problems.append((place, hint))
+    return [
+        spec_file.error(
+            ("models", model, *place), f"{place[0]}: {place[1]} is a knob that is searched", hint, at_key=True
+        )
+        for place, hint in problems
+    ]
+
+
+def _merge_parameter(config: ModelConfig, name: str, value: object) -> None:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if name in config.parameters and config.parameters[name].string_value != text:
+        what = f'parameters: {name} is set by a knob, to "{config.parameters[name].string_value}"'
+        raise _PassthroughError(("parameters", name), what, f"pin {name} in search instead")
+    config.parameters[name].string_value = text
 
 
 def _merge_field(config: ModelConfig, key: str, value: Any) -> None:
     place = ("config", key)
     names = _field_names()
     if key not in names:
-        raise PassthroughError(place, f'config: ModelConfig has no field "{key}"', _near(key, names))
+        raise _PassthroughError(place, f'config: ModelConfig has no field "{key}"', _near(key, names))
     field = names[key]
     if field in _OWN:
-        raise PassthroughError(place, f"config: {field} is written by tritonc", _OWN[field])
+        raise _PassthroughError(place, f"config: {field} is written by tritonc", _OWN[field])
     added = _parsed(place, field, value)
     if field in _BY_NAME:
         _merge_by_name(config, added, field, place)
     elif field == "instance_group":
         if len(added.instance_group) != 1:
             what = "config: tritonc writes one instance_group"
-            raise PassthroughError(place, what, "give a list of one, with what to add to it")
+            raise _PassthroughError(place, what, "give a list of one, with what to add to it")
         _refuse_written(added.instance_group[0], field, (*place, 0))
         config.instance_group[0].MergeFrom(added.instance_group[0])
     elif field == "dynamic_batching":
@@ -106,7 +135,7 @@ def _merge_field(config: ModelConfig, key: str, value: Any) -> None:
             config.dynamic_batching.MergeFrom(added.dynamic_batching)
     else:
         if field == "model_warmup" and config.model_warmup:
-            raise PassthroughError(place, "config: model_warmup is written by tritonc", _KNOB_OF[field])
+            raise _PassthroughError(place, "config: model_warmup is written by tritonc", _KNOB_OF[field])
         if field == "optimization":
             _refuse_written(added.optimization, field, place)
         config.MergeFrom(added)
@@ -117,7 +146,7 @@ def _merge_by_name(config: ModelConfig, added: ModelConfig, field: str, place: t
     for i, tensor in enumerate(getattr(added, field)):
         if tensor.name not in written:
             what = f'config: the model has no {field} "{tensor.name}"'
-            raise PassthroughError((*place, i), what, did_you_mean(tensor.name, written))
+            raise _PassthroughError((*place, i), what, did_you_mean(tensor.name, written))
         _refuse_written(tensor, field, (*place, i))
         written[tensor.name].MergeFrom(tensor)
 
@@ -127,7 +156,7 @@ def _refuse_written(message: Any, field: str, place: tuple[str | int, ...]) -> N
         path = f"{field}.{descriptor.name}"
         if path in _KNOB_OF:
             what = f"config: {path} is written by tritonc"
-            raise PassthroughError((*place, descriptor.name), what, _KNOB_OF[path])
+            raise _PassthroughError((*place, descriptor.name), what, _KNOB_OF[path])
 
 
 def _parsed(place: tuple[str | int, ...], field: str, value: Any) -> ModelConfig:
@@ -137,7 +166,7 @@ def _parsed(place: tuple[str | int, ...], field: str, value: Any) -> ModelConfig
         return json_format.ParseDict({field: value}, ModelConfig())
     except json_format.ParseError as err:
         what = " ".join(str(err).split())
-        raise PassthroughError(place, f"config: {what}", "see Triton's model_config.proto") from None
+        raise _PassthroughError(place, f"config: {what}", "see Triton's model_config.proto") from None
 
 
 @cache

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 
 from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.dimension import Choice, Condition, Dimension, legal_choices
-from tritonc.compiler.dimensions import baseline_of, dimensions_for
+from tritonc.compiler.dimensions import Dimensions, baseline_of, dimensions_for
+from tritonc.compiler.model_config import render
+from tritonc.compiler.passthrough import knob_problems
+from tritonc.schemas.errors import InputErrors
 from tritonc.schemas.lock import KnobValue
 
 if TYPE_CHECKING:
@@ -122,11 +125,11 @@ def space_for(project: Project, model: str, target: str) -> Space:
     """The space of a model on a target, as the spec narrows, widens or pins it.
 
     Raises:
-        InputErrors: everything that is illegal in the target's backends, accelerators and precisions, and in
-            `search:`, each with its place in the spec.
+        InputErrors: everything that is illegal in the target's backends, accelerators and precisions, in
+            `search:`, and in what the model passes through, each with its place in the spec.
     """
     dimensions = dimensions_for(project, model, target)
-    return Space(model, target, dimensions.all, baseline_of(dimensions))
+    return Space(model, target, dimensions.all, _baseline(project, dimensions))
 
 
 def baseline_for(project: Project, model: str, target: str) -> Candidate:
@@ -135,7 +138,17 @@ def baseline_for(project: Project, model: str, target: str) -> Candidate:
     Raises:
         InputErrors: as `space_for`.
     """
-    return baseline_of(dimensions_for(project, model, target))
+    return _baseline(project, dimensions_for(project, model, target))
+
+
+def _baseline(project: Project, dimensions: Dimensions) -> Candidate:
+    baseline = baseline_of(dimensions)
+    spec = project.spec_file.spec.models[baseline.model]
+    if spec.config or spec.parameters:
+        if problems := knob_problems(project.spec_file, baseline.model, dimensions.all):
+            raise InputErrors(problems)
+        render(project, baseline)
+    return baseline
 
 
 __all__ = ["Choice", "Condition", "Dimension", "Space", "baseline_for", "legal_choices", "space_for"]

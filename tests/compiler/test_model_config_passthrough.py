@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from tests.compiler.projects import GPU, project_of, spec_of
+from tests.compiler.projects import GPU, messages, project_of, spec_of
 from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.model_config import render
 from tritonc.compiler.pbtxt import print_pbtxt
 from tritonc.compiler.space import baseline_for
-from tritonc.schemas.errors import SpecError
+from tritonc.schemas.errors import InputErrors
 
 
 def text_of(folder: Path, model: dict[str, Any], search: Any = {}, **knobs: Any) -> str:  # noqa: B006
@@ -20,9 +20,10 @@ def text_of(folder: Path, model: dict[str, Any], search: Any = {}, **knobs: Any)
 
 
 def problem(folder: Path, model: dict[str, Any], search: Any = {}) -> str:  # noqa: B006
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(InputErrors) as caught:
         text_of(folder, model, search)
-    return str(caught.value).rpartition("spec.yaml")[2]
+    (found,) = messages(caught.value)
+    return found
 
 
 def test_any_other_field_passes_through(tmp_path: Path) -> None:
@@ -104,13 +105,28 @@ def test_what_cannot_pass_says_why(tmp_path: Path, config: dict[str, Any], messa
     assert found.startswith(":")
 
 
-def test_a_parameter_that_a_knob_sets_is_refused(tmp_path: Path) -> None:
-    found = problem(tmp_path, {"parameters": {"intra_op_thread_count": 2}}, {"intra_op_thread_count": 1})
-    assert 'parameters: intra_op_thread_count is set by a knob, to "1"; pin intra_op_thread_count' in found
-    same = text_of(
-        tmp_path, {"parameters": {"intra_op_thread_count": 1}}, search={"intra_op_thread_count": 1}
-    )
-    assert same.count("intra_op_thread_count") == 1
+def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
+    model = {"config": {"name": "x", "backend": "y", "nonsense": 1}}
+    with pytest.raises(InputErrors) as caught:
+        text_of(tmp_path, model)
+    assert len(messages(caught.value)) == 3
+
+
+@pytest.mark.parametrize("search", [{}, {"intra_op_thread_count": 2}])
+def test_a_parameter_that_is_searched_is_refused_before_anything_is_measured(
+    tmp_path: Path, search: dict[str, Any]
+) -> None:
+    found = problem(tmp_path, {"parameters": {"intra_op_thread_count": 2}}, search)
+    assert "parameters: intra_op_thread_count is a knob that is searched; pin intra_op_thread_count" in found
+
+
+def test_a_parameter_that_is_not_searched_passes_as_it_is_written(tmp_path: Path) -> None:
+    model = {"parameters": {"enable_mem_arena": "0"}}
+    assert '  key: "enable_mem_arena"\n  value {\n    string_value: "0"\n' in text_of(tmp_path, model)
+    project = project_of(tmp_path, spec_of(model))
+    knobs = {**baseline_for(project, "m", "t").values, "enable_mem_arena": True}
+    with pytest.raises(InputErrors, match='enable_mem_arena is set by a knob, to "1"'):
+        render(project, Candidate.of("m", "t", knobs))
 
 
 def test_warm_up_of_one_s_own_stands_beside_none_of_tritonc_s(tmp_path: Path) -> None:
@@ -118,5 +134,9 @@ def test_warm_up_of_one_s_own_stands_beside_none_of_tritonc_s(tmp_path: Path) ->
     model = {"config": {"model_warmup": [sample]}}
     assert 'name: "own"' in text_of(tmp_path, model)
     project = project_of(tmp_path, spec_of(model, GPU))
-    with pytest.raises(SpecError, match="model_warmup is written by tritonc; pin model_warmup in search"):
-        render(project, baseline_for(project, "m", "t"))
+    with pytest.raises(
+        InputErrors, match="model_warmup is a knob that is searched; pin model_warmup to false"
+    ):
+        baseline_for(project, "m", "t")
+    off = project_of(tmp_path, spec_of(model, GPU, {"model_warmup": False}))
+    assert render(off, baseline_for(off, "m", "t")).model_warmup[0].name == "own"
