@@ -21,8 +21,8 @@ def _load() -> ModuleType:
     if _NAME in sys.modules:
         return sys.modules[_NAME]
     package = importlib.util.find_spec("tritonclient")
-    if package is None or not package.submodule_search_locations:
-        raise ImportError("tritonclient is not installed")
+    assert package is not None
+    assert package.submodule_search_locations is not None
     path = Path(package.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
     spec = importlib.util.spec_from_file_location(_NAME, path)
     assert spec is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from tritonc.compiler.backends import CATALOGUE, knob_hint
@@ -52,17 +52,18 @@ def searched(project: Project, facts: Facts) -> tuple[dict[str, Named], list[Spe
     problems: list[SpecError] = []
     parsed = dict(_parsed(project, facts.model, problems))
     named: dict[str, Named] = {}
+    known = _Identity(project)
     for name, one in parsed.items():
         refusal = _refusal(one.knob, facts, parsed)
         if refusal:
-            if not _legal_elsewhere(project, one, facts):
+            if not _legal_somewhere(known, one.key_path[:-1], name):
                 what = f"{name} is illegal here: {refusal}"
                 problems.append(project.spec_file.error(one.key_path, what, at_key=True))
             continue
         refusals = [(value, place, one.knob.refuse_value(facts, value)) for value, place in one.values]
         legal = tuple((value, place) for value, place, against in refusals if not against)
         for value, place, against in refusals:
-            if against and not (legal and _legal_elsewhere(project, one, facts, value)):
+            if against and not (legal and _legal_somewhere(known, one.key_path[:-1], name, value)):
                 problems.append(_error(project, place, f"{name}: {against}"))
         if legal:
             named[name] = Named(one.knob, one.key_path, legal)
@@ -108,8 +109,6 @@ def _values(
             errors.append(fail(here, f"{knob.name}: {err}"))
     else:
         given = domain if isinstance(domain, tuple) else (domain,)
-        if not given:
-            errors.append(fail(here, f"{knob.name}: the list is empty", "give values, or leave the knob out"))
         for i, value in enumerate(given):
             place = (*here, i) if isinstance(domain, tuple) else here
             try:
@@ -136,22 +135,38 @@ def _refusal(knob: Knob, facts: Facts, named: Mapping[str, Named]) -> str:
     return ""
 
 
-def _legal_elsewhere(project: Project, one: Named, here: Facts, value: KnobValue | None = None) -> bool:
-    """Whether another model or target of the same `search:` can have the knob (with the value)."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Identity:
+    """A project by identity: it does not change, but what it holds cannot be hashed."""
+
+    project: Project
+
+    def __hash__(self) -> int:
+        return id(self.project)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.project is other.project
+
+
+@lru_cache(maxsize=256, typed=True)
+def _legal_somewhere(known: _Identity, scope: KeyPath, name: str, value: KnobValue | None = None) -> bool:
+    """Whether any model and target that a `search:` speaks to can have the knob (with the value).
+
+    It is remembered: each of a thousand models asks the same about the spec's own `search:`.
+    """
+    project, knob = known.project, CATALOGUE[name]
     spec = project.spec_file.spec
-    for_all = one.key_path[0] == "search"
-    for model in spec.models if for_all else (here.model,):
-        if for_all and model != here.model and one.knob.name in spec.models[model].search:
-            continue
+    models = [m for m, model in spec.models.items() if name not in model.search]
+    for model in models if scope == ("search",) else (str(scope[1]),):
         for target in spec.targets:
-            if (model, target) == (here.model, here.target) or target_problems(project.spec_file, target):
+            if target_problems(project.spec_file, target):
                 continue
             try:
                 facts = facts_for(project, model, target)
             except SpecError:
                 continue
-            if not _refusal(one.knob, facts, dict(_parsed(project, model, []))) and (
-                value is None or not one.knob.refuse_value(facts, value)
+            if not _refusal(knob, facts, dict(_parsed(project, model, []))) and (
+                value is None or not knob.refuse_value(facts, value)
             ):
                 return True
     return False

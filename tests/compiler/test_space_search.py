@@ -235,6 +235,12 @@ def test_warm_up_needs_to_know_the_dims(tmp_path: Path) -> None:
     assert "model_warmup" not in gpu.baseline.values
 
 
+def test_no_batch_is_smaller_than_a_request(tmp_path: Path) -> None:
+    model = {"workload": {"arrival": "closed", "request_batch": 4}}
+    found = problems(tmp_path, spec_of(model, search={"max_batch_size": [2, 8]}))
+    assert found[0].endswith("max_batch_size: 2 is below the workload's request_batch of 4")
+
+
 def test_graph_level_two_is_off_only_since_24_01(tmp_path: Path) -> None:
     found = problems(tmp_path, spec_of({}, OLD, {"graph_level": [0, 2]}))
     assert "level 2 (off) needs Triton 24.01; target t is served by 23.12" in found[0]
