@@ -137,7 +137,8 @@ def read_inputs(project: Project, model: str, *, seed: int = 0, allow_outside: b
         try:
             rng = np.random.default_rng([seed, zlib.crc32(tensor.name.encode())])
             open_file = _opener(project, allow_outside)
-            samples = _samples(tensor, shapes[tensor.name], declared.get(tensor.name), rng, open_file)
+            dims = shapes[tensor.name] or (1,)  # Triton has no empty dims: compiler.model_config
+            samples = _samples(tensor, dims, declared.get(tensor.name), rng, open_file)
             found.append(InputSamples(tensor, samples))
         except _DataError as err:
             key_path = ("models", model, "data", tensor.name, *err.keys)

@@ -142,7 +142,7 @@ def latency_excess(limits: Mapping[Percentile, float], measured: Measurement) ->
         return excess
     done = measured.throughput.value / measured.load.request_batch
     rate = measured.load.rate if isinstance(measured.load, OpenLoad) else done
-    return max(excess, rate / done - 1 if done else math.inf, _NEAR)
+    return max(excess, rate / done - 1 if done else math.inf, _NEAR / 2)
 
 
 def _rule_for(

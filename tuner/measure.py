@@ -14,7 +14,7 @@ from tritonc.tuner.engines import Server, ServerFailure
 from tritonc.tuner.faults import fault
 from tritonc.tuner.inputs import Inputs
 from tritonc.tuner.load_search import LoadSearch
-from tritonc.tuner.objective import Objective, objective_value, violations
+from tritonc.tuner.objective import Objective, latency_limits, objective_value, violations
 from tritonc.tuner.perf_analyzer import LoadData, NoWindow, PerfAnalyzer
 from tritonc.tuner.sample import Sample, pooled
 from tritonc.tuner.statistics import agree
@@ -25,10 +25,13 @@ WINDOW_S = 1.0
 
 _OPEN_S = 1.5  # a growing queue shows more clearly, and the 99th percentile is what an open load is about
 _LONGEST_S = 3.0
+_SLOWEST_S = 30.0  # a model of ten seconds an execution can be measured
+_HOPELESS = 12.0  # times the latency limit: a third of a window passes without a completion
 _REQUESTS = 40  # completed in a step, where its length allows
 _WARM_UP_S = 0.3
 _WARM_UPS = 3
 _MOST_WARM_UPS = 6
+_WARM_UP_CAP_S = 2.0  # no further window is begun then
 _WARMING = 1.25  # a server that gains this much from window to window is not warm yet
 _WARM = 0.1  # two windows agree when their throughputs differ by less: noise of short windows is 3 to 8%
 _CLIENTS = 8  # at saturation on most configurations; the load search goes on from there
@@ -165,10 +168,7 @@ def take_sample(
         while True:
             sample = trial.window(load, window_s)
             if isinstance(sample, NoWindow):
-                if sample.reason != "too_slow" or window_s >= _FIXED_S:
-                    return trial.failure(sample)
-                window_s = min(_FIXED_S, 3 * window_s)
-                continue
+                return trial.failure(sample)
             samples.append(sample)
             missing = min_requests - sum(each.requests for each in samples)
             left_s = cap_s - (time.monotonic() - began)
@@ -191,6 +191,7 @@ class _Trial:
     on_load: OnLoad
     seed: int | None = None
     rng: np.random.Generator = field(init=False)
+    shortest_s: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.bench.seed if self.seed is None else self.seed)
@@ -220,9 +221,7 @@ class _Trial:
             return samples
         best = search.best()
         if best is None:
-            return Failure(
-                reason="no_result", detail=f"nothing was completed within {_LONGEST_S:g} s of load"
-            )
+            return Failure(reason="no_result", detail="nothing was completed under any load")
         seconds = clock.seconds(loaded_s or 0.0)
         return _capacity(bench, best, samples, baseline, seconds)
 
@@ -242,17 +241,14 @@ class _Trial:
         workload = self.bench.workload
         most = workload.max_concurrency if isinstance(workload, ClosedWorkload) else _CLIENTS
         load = ClosedLoad(concurrency=min(_CLIENTS, most), request_batch=workload.request_batch)
-        window_s, last, rates = _WARM_UP_S, None, [0.0]
+        last, rates, began = None, [0.0], time.monotonic()
         for number in range(1, _MOST_WARM_UPS + 1):
-            sample = self.window(load, window_s)
+            sample = self.window(load, _WARM_UP_S)
             if isinstance(sample, NoWindow):
-                if sample.reason != "too_slow":
-                    return self.failure(sample)
-                window_s = min(_LONGEST_S, 3 * window_s)
-                continue
+                return None if sample.reason == "too_slow" else self.failure(sample)
             last = sample
             rates.append(sample.request_rate)
-            settled = agree(rates[-1], rates[-2], _WARM)
+            settled = agree(rates[-1], rates[-2], _WARM) or time.monotonic() - began > _WARM_UP_CAP_S
             if settled or (number >= _WARM_UPS and rates[-1] < _WARMING * rates[-2]):
                 break
         return pooled([last]) if last else None
@@ -263,10 +259,7 @@ class _Trial:
         rate = saturated.throughput.value / saturated.load.request_batch if saturated else None
         while (load := search.ask()) is not None:
             self.on_load(load)
-            window_s = _step_s(load, rate)
-            sample = self.window(load, window_s)
-            if isinstance(sample, NoWindow) and sample.reason == "too_slow" and window_s < _LONGEST_S:
-                sample = self.window(load, _LONGEST_S)
+            sample = self.window(load, _step_s(load, rate))
             if isinstance(sample, NoWindow):
                 if sample.reason != "too_slow":
                     return self.failure(sample)
@@ -277,22 +270,33 @@ class _Trial:
         return samples
 
     def window(self, load: Load, window_s: float) -> Sample | NoWindow:
+        """One window; a longer one where that is too short to see the model complete anything."""
+        length_s = max(window_s, self.shortest_s)
+        while True:
+            sample = self._window(load, length_s)
+            too_slow = isinstance(sample, NoWindow) and sample.reason == "too_slow"
+            if not too_slow or length_s >= self._longest_s():
+                return sample
+            length_s = self.shortest_s = min(3 * length_s, self._longest_s())
+
+    def _longest_s(self) -> float:
+        """How long to look for a completion: not for long where the SLO would be missed by far anyway."""
+        limits = latency_limits(self.bench.slo).values()
+        return max(_LONGEST_S, min(_SLOWEST_S, _HOPELESS * max(limits) / 1000 if limits else _SLOWEST_S))
+
+    def _window(self, load: Load, window_s: float) -> Sample | NoWindow:
         """One window, with what the server counted meanwhile."""
         before = self.server.statistics(self.model)
         seen = self.bench.generator.run(
-            self.server.grpc_address,
-            self.model,
-            load,
-            window_s,
-            self.bench.data,
-            rng=self.rng,
+            self.server.grpc_address, self.model, load, window_s, self.bench.data, rng=self.rng
         )
         if isinstance(seen, NoWindow):
             return seen
         if not seen.drained:
             self._wait_until_idle()
         counted = self.server.statistics(self.model).since(before)
-        return Sample(load, (seen,), counted, self.server.memory_bytes(), self.server.gpu_memory_bytes())
+        memory, gpu_memory = self.server.memory_bytes(), self.server.gpu_memory_bytes()
+        return Sample(load, (seen,), counted, memory, gpu_memory)
 
     def _wait_until_idle(self) -> None:
         """Returns when no request is waiting, so that the next window begins with an empty queue."""

@@ -39,7 +39,7 @@ Floats = npt.NDArray[np.float64]
 
 _WINDOWS = 3
 _STRETCH = 1.2  # a window of `-p` milliseconds lasts this much longer
-_START_S = 10.0  # 0.05 s on an idle machine
+_START_S = 5.0  # 0.05 s on an idle machine
 _OPEN_THREADS = 4  # with one, a request waits for the one before to be serialised
 _VERSION = re.compile(r"Version (\d+\.\d+\.\d+)")
 _DELAYED = re.compile(r"([\d.]+)% of the requests were delayed")
@@ -107,7 +107,7 @@ class PerfAnalyzer:
         data: LoadData,
         *,
         rng: np.random.Generator,
-        drain_s: float = 5.0,
+        drain_s: float = 3.0,
     ) -> Window | NoWindow:
         """Puts `model` under a load for `window_s` seconds, and waits until all is answered.
 

@@ -90,7 +90,7 @@ def pooled(samples: Sequence[Sample]) -> Measurement:
         throughput=sample.throughput(),
         latency_ms={"avg": mean_interval(latencies), **quantiles},
         offered_rate=sum(offered) / len(offered) if offered else None,
-        sustained=2 * sum(window.sustained for window in windows) > len(windows),
+        sustained=2 * sum(window.sustained for window in windows) >= len(windows),
         queue_ms=counted.queue_ns / requests / 1e6,
         compute_input_ms=counted.compute_input_ns / requests / 1e6,
         compute_infer_ms=counted.compute_infer_ns / requests / 1e6,
