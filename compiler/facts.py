@@ -32,7 +32,7 @@ class Facts:
     """A (model, target), reduced to what legality depends on.
 
     Attributes:
-        cores: of the target, `ASSUMED_CORES` where it does not say.
+        declared_cores: of the target; None where it does not say.
         memory_bytes: of the target's host; None where unknown.
         gpu_memory_bytes: of one GPU; None where unknown.
         max_batch_size: the largest to consider; 0 where requests have no batch axis of Triton's.
@@ -48,7 +48,7 @@ class Facts:
     target: str
     device: Literal["cpu", "gpu"]
     release: Release
-    cores: int
+    declared_cores: int | None
     memory_bytes: int | None
     gpu_memory_bytes: int | None
     gpus: int
@@ -60,6 +60,11 @@ class Facts:
     open_inputs: tuple[str, ...]
     backends: tuple[Allowed, ...]
     kinds: Mapping[str, InstanceKind]
+
+    @property
+    def cores(self) -> int:
+        """What grids go up to."""
+        return self.declared_cores or ASSUMED_CORES
 
     def allowed(self, backend: str) -> Allowed | None:
         """What the spec lets `backend` use here; None where it cannot serve the model."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -99,6 +99,7 @@ class Knob:
         choice_conditions: where one value is legal; the last argument is True where `search:` names the knob.
         wish: the baseline's values, the best first, given the baseline's earlier knobs; the last one stands
             for the others where a near value has to do.
+        companions: knobs that must be given beside it.
         text: how a value is written as a parameter; None: it is not written.
         required: every candidate has it; where `refuse` has something against it, it keeps its default.
         derived: it follows from other knobs and only narrows their values.
@@ -117,6 +118,7 @@ class Knob:
     grid_conditions: Callable[[Facts], tuple[Condition, ...]] | None = None
     choice_conditions: Callable[[Facts, KnobValue, bool], tuple[Condition, ...]] = everywhere_else_too
     wish: Callable[[Facts, Mapping[str, KnobValue]], tuple[KnobValue, ...]] = first_of_grid
+    companions: tuple[str, ...] = ()
     text: Callable[[KnobValue], str | None] = one_and_zero
     required: bool = False
     derived: bool = False
@@ -126,3 +128,8 @@ class Knob:
         if self.since and facts.release < self.since:
             return f"needs Triton {self.since}; target {facts.target} is served by {facts.release}"
         return self.refuse(facts)
+
+    def alone(self, given: Collection[str]) -> str:
+        """Why the knob must not be given as it is, beside the knobs of these names; "" where it may."""
+        missing = [name for name in self.companions if name not in given]
+        return f"it needs {' and '.join(missing)} beside it" if missing else ""

@@ -46,7 +46,9 @@ def _against(facts: Facts, knobs: Mapping[str, KnobValue]) -> Iterator[str]:
             yield f'unknown knob "{name}", {knob_hint(name)}'
         elif knob.derived:
             yield f"{name} follows from the accelerator and is not given"
-        elif reason := _value_refusal(name, value, facts) or _unmet(name, value, facts, knobs):
+        elif reason := (
+            _value_refusal(name, value, facts) or _unmet(name, value, facts, knobs) or knob.alone(knobs)
+        ):
             yield f"{name} {value}: {reason}"
     for knob in CATALOGUE.values():
         needed = knob.required or (knob.name == "dynamic_batching" and not knob.refusal(facts))

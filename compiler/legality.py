@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tritonc.compiler.backends import BACKENDS, Backend, backend_hint
-from tritonc.compiler.facts import ASSUMED_CORES, Allowed, Facts, InstanceKind
+from tritonc.compiler.facts import Allowed, Facts, InstanceKind
 from tritonc.compiler.release import Release
 from tritonc.schemas.errors import SpecError, did_you_mean
 from tritonc.schemas.spec import BackendSpec, ModelSpec, TargetSpec
@@ -123,7 +123,7 @@ def facts_for(project: Project, model: str, target: str) -> Facts:
         target=target,
         device=spec.device,
         release=release,
-        cores=spec.cores or ASSUMED_CORES,
+        declared_cores=spec.cores,
         memory_bytes=spec.memory,
         gpu_memory_bytes=gpu.memory if gpu else None,
         gpus=gpu.count if gpu else 1,

@@ -25,6 +25,7 @@ _OWN: Mapping[str, str] = {
     "backend": "allow backends at the target, or pin backend in search",
     "max_batch_size": "write max_batch_size at the model, or pin it in search",
     "parameters": "write them under parameters of the model",
+    "default_model_filename": "tritonc names the file that it puts into the repository",
 }
 """Fields that tritonc alone writes, with where to say it."""
 _BY_NAME = ("input", "output")

@@ -123,7 +123,7 @@ def _values(
 
 def _refusal(knob: Knob, facts: Facts, named: Mapping[str, Named]) -> str:
     """Why a knob means nothing for a model on a target, given what else is named; "" where it is legal."""
-    if refusal := knob.refusal(facts):
+    if refusal := knob.refusal(facts) or knob.alone(named):
         return refusal
     for condition in knob.conditions(facts):
         other = named.get(condition.knob)

@@ -7,6 +7,7 @@ one, so the names below are copied from its source and are the only ones that ar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from tritonc.compiler.backends.backend import Accelerator, facts_have
@@ -33,6 +34,8 @@ TENSORRT_DEVICE_BUG, TENSORRT_DEVICE_REPAIR = Release(24, 2), Release(25, 4)
 """In between, an instance on another GPU than 0 is built on GPU 0 (trap 2)."""
 
 _GPU = ("cuda", "tensorrt")
+_PROFILE = ("trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_profile_max_shapes")
+"""Given all three or none."""
 _OWN_THREADS = ("none", *_GPU)
 _SWITCH, _BYTES = Switch(), Whole(1, size=True)
 _FILE = Text(r"[^\x00-\x1f]+", "a name or a path")
@@ -65,8 +68,9 @@ def _with(*accelerators: str) -> Callable[[Facts], tuple[Condition, ...]]:
 
 def at_most_the_cores(facts: Facts, value: KnobValue) -> str:
     """Why a thread count is too large for a target; "" where it is not."""
-    if isinstance(value, int) and value > facts.cores:
-        return f"{value} threads are more than the {facts.cores} cores of target {facts.target}"
+    cores = facts.declared_cores
+    if isinstance(value, int) and cores and value > cores:
+        return f"{value} threads are more than the {cores} cores of target {facts.target}"
     return ""
 
 
@@ -322,9 +326,10 @@ _TENSORRT = (
         "all",
     ),
     _tensorrt("trt_extra_plugin_lib_paths", "Plugin libraries.", _FILE, "", "none"),
-    _tensorrt("trt_profile_min_shapes", "Smallest shapes of the profile.", _SHAPES, "", "as first seen"),
-    _tensorrt("trt_profile_opt_shapes", "Usual shapes of the profile.", _SHAPES, "", "as first seen"),
-    _tensorrt("trt_profile_max_shapes", "Largest shapes of the profile.", _SHAPES, "", "as first seen"),
+    *(
+        replace(_tensorrt(name, "Shapes to build for.", _SHAPES, "", "as first seen"), companions=_PROFILE)
+        for name in _PROFILE
+    ),
     _tensorrt("trt_dump_subgraphs", "Writes subgraphs to files."),
     _tensorrt("trt_detailed_build_log", "Logs the build in detail."),
     _tensorrt("trt_dump_ep_context_model", "Writes the EP context model."),

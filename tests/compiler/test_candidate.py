@@ -82,6 +82,15 @@ def test_illegal_knobs_of_a_hand_edited_lock_are_named(
     assert message in str(caught.value)
 
 
+def test_companions_are_needed_in_a_lock_too(tmp_path: Path) -> None:
+    project = project_of(tmp_path, spec_of({}, GPU))
+    knobs = {**KNOBS, "accelerator": "tensorrt", "trt_profile_min_shapes": "x:1x3x48x32"}
+    with pytest.raises(
+        ValueError, match="it needs trt_profile_opt_shapes and trt_profile_max_shapes beside it"
+    ):
+        candidate_from(project, "m", "t", knobs)
+
+
 def test_a_model_without_a_batch_axis_has_max_batch_size_0(tmp_path: Path) -> None:
     project = project_of(tmp_path, spec_of({"shapes": {}}), FIXED)
     knobs = {"backend": "onnxruntime", "accelerator": "none", "instance_count": 1, "max_batch_size": 2}

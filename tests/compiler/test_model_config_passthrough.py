@@ -79,6 +79,7 @@ def test_parameters_are_strings(tmp_path: Path) -> None:
             {"maxBatchSize": 4},
             "config: max_batch_size is written by tritonc; write max_batch_size at the model",
         ),
+        ({"default_model_filename": "x"}, "tritonc names the file that it puts into the repository"),
         ({"parameters": {}}, "config: parameters is written by tritonc; write them under parameters"),
         ({"response_cache": {"enabled": True}}, 'has no field named "enabled"'),
         ({"response_cache": 3}, "config: "),

@@ -63,7 +63,6 @@ def test_a_search_is_a_pin_a_list_or_a_range(tmp_path: Path, knob: str, search: 
         ("cudnn_conv_algo_search", [0, 1, 2], (0, 1, 2)),
         ("precision_mode", ["fp16", "INT8"], ("FP16", "INT8")),
         ("trt_tactic_sources", "-CUDNN,+CUBLAS", ("-CUDNN,+CUBLAS",)),
-        ("trt_profile_min_shapes", "x:1x3x48x32", ("x:1x3x48x32",)),
         ("trt_auxiliary_streams", -1, (-1,)),
         ("use_tf32", [True, False], (True, False)),
         ("input_pinned_memory", False, (False,)),
@@ -233,6 +232,21 @@ def test_warm_up_needs_to_know_the_dims(tmp_path: Path) -> None:
     )
     gpu = space_for(project_of(tmp_path, spec_of({"shapes": {}}, GPU)), "m", "t")
     assert "model_warmup" not in gpu.baseline.values
+
+
+def test_a_profile_is_given_whole_or_not_at_all(tmp_path: Path) -> None:
+    ends = {"trt_profile_min_shapes": "x:1x3x48x32", "trt_profile_max_shapes": "x:8x3x48x640"}
+    found = problems(tmp_path, spec_of({}, GPU, ends))
+    assert len(found) == 2
+    assert found[0].endswith("it needs trt_profile_opt_shapes beside it")
+    whole = {**ends, "trt_profile_opt_shapes": "x:4x3x48x320"}
+    space = space_for(project_of(tmp_path, spec_of({}, GPU, {**whole, "accelerator": "tensorrt"})), "m", "t")
+    assert whole.items() <= space.baseline.values.items()
+
+
+def test_threads_are_not_bounded_by_cores_that_nobody_declared(tmp_path: Path) -> None:
+    target = {key: value for key, value in CPU.items() if key != "cores"}
+    assert grid(tmp_path, "intra_op_thread_count", [1, 64], target) == (1, 64)
 
 
 def test_no_batch_is_smaller_than_a_request(tmp_path: Path) -> None:
