@@ -43,14 +43,21 @@ class Model:
 RECOGNITION = Model(
     "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx",
     "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
-    ("ocr/models/ch_PP-OCRv4_rec_infer.onnx", "multi-target/models/ch_PP-OCRv4_rec_infer.onnx"),
+    (
+        "ocr/models/ch_PP-OCRv4_rec_infer.onnx",
+        "multi-target/models/ch_PP-OCRv4_rec_infer.onnx",
+    ),
 )
 DETECTION = Model(
     "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
     "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
     ("ocr-detection/models/ch_PP-OCRv4_det_infer.onnx",),
 )
-DENSENET = Model("", "49ddb5712797d6164f1d864bedaad927de4f3909ad1b4ba390a92c2f8150e9f6", ("densenet/models/light_densenet121.onnx",))
+DENSENET = Model(
+    "",
+    "49ddb5712797d6164f1d864bedaad927de4f3909ad1b4ba390a92c2f8150e9f6",
+    ("densenet/models/light_densenet121.onnx",),
+)
 
 
 def main() -> None:
@@ -80,7 +87,9 @@ def place(model: Model, content: bytes) -> None:
         SystemExit: the bytes are not the ones this script was written for.
     """
     if sha256(content) != model.sha256:
-        sys.exit(f"error: {model.member or model.copies[0]} has SHA-256 {sha256(content)}, not {model.sha256}")
+        sys.exit(
+            f"error: {model.member or model.copies[0]} has SHA-256 {sha256(content)}, not {model.sha256}"
+        )
     for copy in model.copies:
         path = EXAMPLES / copy
         path.parent.mkdir(parents=True, exist_ok=True)
