@@ -4,8 +4,9 @@
     python benchmarks/build_scale.py --models 100     fewer
 
 The peer is a plain loop in a process of its own that parses the same spec with ruamel.yaml (its default
-loader) and then reads, hashes and writes the very bytes that the build wrote. Goals: build at most 4x, no-op
-rebuild at most 2x. Each round runs all of them, one after the other; the medians are compared.
+loader) and then reads, hashes and writes the very bytes that the build wrote. Goals, for 1,000 models and more
+(below, start-up is what counts): build at most 4x, no-op rebuild at most 2x. Each round runs all of them, one
+after the other; the medians are compared.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-GOALS = {"build": 4.0, "no-op rebuild": 2.0, "check": 2.0}
+GOALS = {"build": 4.0, "no-op rebuild": 2.0}
 
 TARGETS = """\
 targets:
@@ -130,16 +131,17 @@ def main() -> int:
         spec = write_project(root / "project", options.models, options.weights_kib)
         rounds = [one_round(spec, root / "build", root / "plain") for _ in range(options.rounds)]
     medians = {step: statistics.median(r[step] for r in rounds) for step in rounds[0]}
-    ratios = {step: medians[step] / medians["plain loop"] for step in GOALS}
+    ratios = {step: median / medians["plain loop"] for step, median in medians.items()}
     if options.json:
         print(json.dumps({"models": options.models, "targets": 2, "seconds": medians, "ratios": ratios}))
         return 0
     print(f"{options.models} models x 2 targets, {options.weights_kib} KiB each, median of {options.rounds}")
-    print(f"{'plain loop':14} {medians['plain loop']:7.2f} s")
+    goals = GOALS if options.models >= 1000 else {}
     for step, ratio in ratios.items():
-        verdict = "ok" if ratio <= GOALS[step] else "TOO SLOW"
-        print(f"{step:14} {medians[step]:7.2f} s  {ratio:5.2f}x  (goal {GOALS[step]:.0f}x: {verdict})")
-    return int(any(ratio > GOALS[step] for step, ratio in ratios.items()))
+        goal = goals.get(step)
+        verdict = f"  (at most {goal:.0f}x: {'ok' if ratio <= goal else 'TOO SLOW'})" if goal else ""
+        print(f"{step:14} {medians[step]:7.2f} s  {ratio:5.2f}x{verdict}")
+    return int(any(ratios[step] > goal for step, goal in goals.items()))
 
 
 if __name__ == "__main__":
