@@ -4,9 +4,9 @@
     python benchmarks/build_scale.py --models 100     fewer
 
 The peer is a plain loop in a process of its own that parses the same spec with ruamel.yaml (its default
-loader) and then reads, hashes and writes the very bytes that the build wrote. Goals, for 1,000 models and
-more (below, start-up is what counts): build at most 4x, no-op rebuild at most 2x. Each round runs all of them,
-one after the other; the medians are compared.
+loader) and then reads, hashes and writes the very bytes that the build wrote. The medians of all rounds are
+compared. Goals, for 1,000 models and more (below, start-up is what counts): build at most 4x, no-op rebuild
+at most 2x.
 """
 
 from __future__ import annotations
