@@ -61,11 +61,13 @@ class EngineContract:
     """What every engine has to pass; a test class of its own supplies the `engine` fixture."""
 
     @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return tmp_path_factory.mktemp("contract")
 
     @pytest.fixture(scope="class")
-    def shared(self, engine: Engine, folder: Path) -> Iterator[Served]:
+    @classmethod
+    def shared(cls, engine: Engine, folder: Path) -> Iterator[Served]:
         with serving(engine, folder) as server:
             yield Served(server)
 
@@ -214,7 +216,8 @@ class EngineContract:
 
 class TestEmbedded(EngineContract):
     @pytest.fixture(scope="class")
-    def engine(self) -> Engine:
+    @classmethod
+    def engine(cls) -> Engine:
         return engine_named("embedded")
 
     def test_runtimes_are_named(self, engine: Engine) -> None:
@@ -249,7 +252,8 @@ class TestEmbedded(EngineContract):
 
 class TestLocal(EngineContract):
     @pytest.fixture(scope="class")
-    def engine(self, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    @classmethod
+    def engine(cls, tmp_path_factory: pytest.TempPathFactory) -> Engine:
         installation = EmbeddedEngine().installation()
         program = tmp_path_factory.mktemp("local") / "tritonserver"
         exports = [

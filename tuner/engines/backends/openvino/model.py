@@ -176,10 +176,6 @@ def _compile(
     instead.
     """
     hint = {"ALLOW_AUTO_BATCHING": settings.batching and not _is_on(settings, "SKIP_OV_DYNAMIC_BATCHSIZE")}
-    allowed = len(os.sched_getaffinity(0))
-    asked = int(settings.parameters.get("INFERENCE_NUM_THREADS", "0"))
-    if not asked and allowed < (os.cpu_count() or allowed):
-        core.set_property("CPU", {"INFERENCE_NUM_THREADS": allowed})  # it counts the whole machine's cores
     compiled = core.compile_model(model, "CPU", hint)
     instances = settings.instances
     if instances == 1:
