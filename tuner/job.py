@@ -140,6 +140,7 @@ class Job:
         if study.held is not None and self._is_current(study.held, study):
             self._decided(study.held, "nothing was to be added to what the lock holds")
             return
+        self.tracking.connect()
         self._observer(
             StudyStarted(
                 model=space.model,

@@ -115,9 +115,15 @@ class Tracking:
         self._experiment_id = ""
         self._parent: Run | None = None
         self._problem = ""
-        folder.mkdir(parents=True, exist_ok=True)
-        self._connecting = threading.Thread(target=self._connect, name="mlflow", daemon=True)
-        self._connecting.start()
+        self._folder = folder
+        self._connecting: threading.Thread | None = None
+
+    def connect(self) -> None:
+        """Begins to open the connection, which takes seconds; whatever needs it waits for it."""
+        if self._connecting is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._connecting = threading.Thread(target=self._connect, name="mlflow", daemon=True)
+            self._connecting.start()
 
     @property
     def is_on(self) -> bool:
@@ -200,6 +206,8 @@ class Tracking:
 
     def _ready(self) -> MlflowClient | None:
         """The client, once it is there; the first time that it is not, says so."""
+        self.connect()
+        assert self._connecting is not None
         self._connecting.join()
         if problem := self._problem:
             self._say(problem)
