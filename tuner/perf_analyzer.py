@@ -17,6 +17,7 @@ What 2.43 does, seen in experiments (and in its source, triton-inference-server/
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -33,7 +34,8 @@ import numpy.typing as npt
 from tritonc.schemas.errors import LoadGeneratorError
 from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad
 from tritonc.tuner.inputs import Inputs
-from tritonc.tuner.window import Window
+from tritonc.tuner.objective import Percentile
+from tritonc.tuner.window import Summary, Window
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,6 +43,15 @@ _WINDOWS = 3
 _STRETCH = 1.2  # a window of `-p` milliseconds lasts this much longer
 _START_S = 5.0  # 0.05 s on an idle machine
 _OPEN_THREADS = 4  # with one, a request waits for the one before to be serialised
+_CSV = "report.csv"
+_COLUMNS: Mapping[Percentile, str] = {
+    "avg": "Avg latency",
+    "p50": "p50 latency",
+    "p90": "p90 latency",
+    "p95": "p95 latency",
+    "p99": "p99 latency",
+}
+_REQUEST_COUNT = re.compile(r"Request count: (\d+)")
 _VERSION = re.compile(r"Version (\d+\.\d+\.\d+)")
 _DELAYED = re.compile(r"([\d.]+)% of the requests were delayed")
 _NO_COMPLETIONS = ("Failed to obtain stable measurement", "No valid requests recorded")
@@ -134,11 +145,11 @@ class PerfAnalyzer:
                 *("-p", str(max(1, round(window_s * 1000 / _WINDOWS / _STRETCH)))),
                 *("-r", str(_WINDOWS), "-s", "1000000"),
                 *("-b", str(load.request_batch), "--input-data", str(data.file), *data.shape_arguments),
-                *("--profile-export-file", str(export)),
+                *("--profile-export-file", str(export), "-f", str(Path(folder, _CSV)), "--verbose-csv"),
                 *_load_arguments(load, planned, Path(folder)),
             ]
             code, output = self._execute(arguments, _START_S + window_s + drain_s)
-            return _result(load, planned, export, code, output)
+            return _result(load, window_s, planned, export, code, output)
 
     def _execute(self, arguments: list[str], deadline_s: float) -> tuple[int | None, str]:
         """Exit code (None: killed at the deadline) and all it said."""
@@ -193,16 +204,25 @@ def plan(load: OpenLoad, window_s: float, rng: np.random.Generator) -> Floats:
     return np.asarray(times, np.float64)
 
 
-def _result(load: Load, planned: Floats, export: Path, code: int | None, output: str) -> Window | NoWindow:
+def _result(
+    load: Load, window_s: float, planned: Floats, export: Path, code: int | None, output: str
+) -> Window | NoWindow:
     if code is not None and code < 0:
         raise LoadGeneratorError(f"perf_analyzer was killed by signal {-code}", "run the command again")
     requests = None if code else _exported(export)
-    if requests is None:
-        return _no_window(code, output)
-    send_ns, done_ns, begin_ns, end_ns = requests
-    order = np.argsort(send_ns, kind="stable")
     late = _DELAYED.search(output)
     warnings = [f"{late[0]} by the load generator"] if late else []
+    if requests is None:
+        summary = _summary(export.with_name(_CSV), output) if code == 0 else None
+        if summary is None:
+            return _no_window(code, output)
+        nothing = np.empty(0)
+        warnings.append("the load generator gave no times of single requests: intervals are unknown")
+        return Window(
+            load, window_s, nothing, nothing, planned, late is not None, True, tuple(warnings), summary
+        )
+    send_ns, done_ns, begin_ns, end_ns = requests
+    order = np.argsort(send_ns, kind="stable")
     return Window(
         load=load,
         duration_s=(end_ns - begin_ns) / 1e9,
@@ -226,6 +246,18 @@ def _exported(export: Path) -> tuple[Any, Any, int, int] | None:
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return (send, done, bounds[0], bounds[-1]) if len(send) and bounds[-1] > bounds[0] else None
+
+
+def _summary(csv_file: Path, output: str) -> Summary | None:
+    """What the report of `-f` says: newer versions write exports that cannot be read (design/engine.md)."""
+    count = _REQUEST_COUNT.search(output)
+    try:
+        row = next(csv.DictReader(csv_file.read_text(encoding="utf-8").splitlines()))
+        latency_ms = {name: float(row[column]) / 1000 for name, column in _COLUMNS.items()}
+        throughput = float(row["Inferences/Second"])
+    except (OSError, ValueError, LookupError, TypeError, StopIteration):
+        return None
+    return Summary(int(count[1]), throughput, latency_ms) if count else None
 
 
 def _no_window(code: int | None, output: str) -> NoWindow:

@@ -48,7 +48,8 @@ class Sample:
     @property
     def requests(self) -> int:
         """Requests whose latencies count."""
-        return sum(len(window.steady_latency_ms) for window in self.windows)
+        summaries = [window.summary for window in self.windows if window.summary]
+        return sum(len(w.steady_latency_ms) for w in self.windows) + sum(s.requests for s in summaries)
 
     @property
     def request_rate(self) -> float:
@@ -56,7 +57,24 @@ class Sample:
         return self._rate().value
 
     def _rate(self) -> Interval:
-        return rate_interval([(w.done_s, w.steady_from_s, w.duration_s) for w in self.windows])
+        seen = [(w.done_s, w.steady_from_s, w.duration_s) for w in self.windows if w.summary is None]
+        if seen:
+            return rate_interval(seen)
+        rates = [w.summary.throughput / self.load.request_batch for w in self.windows if w.summary]
+        return Interval(value=sum(rates) / len(rates))
+
+    def latency_ms(self) -> dict[Percentile, Interval]:
+        """Average and percentiles of all windows together."""
+        seen = [window.steady_latency_ms for window in self.windows if window.summary is None]
+        if seen:
+            everything = np.concatenate(seen)
+            quantiles = {name: quantile_interval(everything, q) for name, q in _QUANTILES.items()}
+            return {"avg": mean_interval(seen), **quantiles}
+        summaries = [window.summary for window in self.windows if window.summary]
+        return {
+            name: Interval(value=sum(each.latency_ms[name] for each in summaries) / len(summaries))
+            for name in summaries[0].latency_ms
+        }
 
     def throughput(self) -> Interval:
         """Inferences a second."""
@@ -76,9 +94,6 @@ def pooled(samples: Sequence[Sample]) -> Measurement:
     """
     sample = Sample.joined(samples)
     windows, counted = sample.windows, sample.counted
-    latencies = [window.steady_latency_ms for window in windows]
-    everything = np.concatenate(latencies)
-    quantiles = {name: quantile_interval(everything, q) for name, q in _QUANTILES.items()}
     requests = max(1, counted.requests)
     rates = [window.offered_rate for window in windows]
     offered = [rate for rate in rates if rate is not None]
@@ -88,7 +103,7 @@ def pooled(samples: Sequence[Sample]) -> Measurement:
         errors=counted.failed_requests,
         duration_s=sum(window.duration_s for window in windows),
         throughput=sample.throughput(),
-        latency_ms={"avg": mean_interval(latencies), **quantiles},
+        latency_ms=sample.latency_ms(),
         offered_rate=sum(offered) / len(offered) if offered else None,
         sustained=2 * sum(window.sustained for window in windows) >= len(windows),
         queue_ms=counted.queue_ns / requests / 1e6,

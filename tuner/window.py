@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad
+from tritonc.tuner.objective import Percentile
 from tritonc.tuner.statistics import grows
 
 Floats = npt.NDArray[np.float64]
@@ -16,6 +18,20 @@ _ENOUGH = 8
 """Requests that have to remain for the first ones to be left out."""
 _COMPLETED = 0.98
 """Share of the requests sent that a sustained rate completes (design/engine.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a load generator says about a window where it has no times of single requests.
+
+    Attributes:
+        throughput: inferences a second.
+        latency_ms: by percentile, "avg" included.
+    """
+
+    requests: int
+    throughput: float
+    latency_ms: Mapping[Percentile, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +49,7 @@ class Window:
         drained: every request had been answered when the load generator ended; else the server may be busy
             still.
         warnings: what a person should know.
+        summary: instead of requests; `send_s` and `latency_ms` are empty then.
     """
 
     load: Load
@@ -43,6 +60,7 @@ class Window:
     delayed: bool = False
     drained: bool = True
     warnings: tuple[str, ...] = ()
+    summary: Summary | None = None
 
     @property
     def done_s(self) -> Floats:
@@ -87,6 +105,9 @@ class Window:
         """
         if not isinstance(self.load, OpenLoad):
             return True
+        if self.summary is not None:
+            wanted = _COMPLETED * self.load.rate * self.load.request_batch
+            return not self.delayed and self.summary.throughput >= wanted
         if self.delayed or len(self.send_s) < 2:
             return False
         early = max(1, len(self.send_s) // 4)

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import models
+from tests.tuner.conftest import Served, config_pbtxt
+from tritonc.compiler.signature import Tensor
+from tritonc.schemas.errors import LoadGeneratorError
+from tritonc.schemas.measurement import ClosedLoad, Interval, Load, OpenLoad
+from tritonc.tuner.engines import Statistics, engine_named
+from tritonc.tuner.inputs import Inputs, InputSamples
+from tritonc.tuner.perf_analyzer import LoadData, NoWindow, PerfAnalyzer, perf_analyzer_at
+from tritonc.tuner.sample import Sample, pooled
+from tritonc.tuner.window import Window
+
+EXPORT = """{"experiments": [{"experiment": {"mode": "concurrency", "value": 2}, "requests": [
+  {"timestamp": 1000020000000, "response_timestamps": [1000030000000]},
+  {"timestamp": 1000010000000, "response_timestamps": [1000015000000]}],
+  "window_boundaries": [1000000000000, 1000500000000, 1001000000000]}], "version": "2.43.0"}"""
+
+
+def stand_in(
+    folder: Path,
+    *,
+    export: str | None = None,
+    csv: str | None = None,
+    says: str = "",
+    then: str = "sys.exit(0)",
+) -> PerfAnalyzer:
+    """A program that writes an export and text as perf_analyzer does; its arguments end up in `arguments`."""
+    script = folder / "perf_analyzer"
+    script.write_text(
+        f"#!{sys.executable}\nimport sys, time, os, signal\nfrom pathlib import Path\n"
+        f"Path({str(folder / 'arguments')!r}).write_text('\\n'.join(sys.argv[1:]))\n"
+        f"if {export!r} is not None:\n"
+        f"    Path(sys.argv[sys.argv.index('--profile-export-file') + 1]).write_text({export!r})\n"
+        f"if {csv!r} is not None:\n"
+        f"    Path(sys.argv[sys.argv.index('-f') + 1]).write_text({csv!r})\n"
+        f"print({says!r}, flush=True)\n{then}\n"
+    )
+    script.chmod(0o755)
+    return PerfAnalyzer(script, dict(os.environ), "2.43.0")
+
+
+def run(
+    generator: PerfAnalyzer, folder: Path, load: Load | None = None, drain_s: float = 3
+) -> Window | NoWindow:
+    data = LoadData(folder / "load.json", ("--shape", "x:3"))
+    rng = np.random.default_rng(0)
+    return generator.run(
+        "127.0.0.1:1", "m", load or ClosedLoad(concurrency=2), 1.0, data, rng=rng, drain_s=drain_s
+    )
+
+
+def test_the_export_becomes_a_window_in_the_order_of_sending(tmp_path: Path) -> None:
+    window = run(stand_in(tmp_path, export=EXPORT), tmp_path)
+    assert isinstance(window, Window)
+    assert window.send_s == pytest.approx([0.01, 0.02])
+    assert window.latency_ms == pytest.approx([5, 10])
+    assert window.duration_s == 1
+    assert window.drained
+    arguments = (tmp_path / "arguments").read_text().split("\n")
+    assert arguments[:7] == ["-m", "m", "-u", "127.0.0.1:1", "-i", "grpc", "-a"]
+    assert arguments[arguments.index("-p") + 1] == "278"
+    assert arguments[arguments.index("--shape") + 1] == "x:3"
+
+
+def test_an_open_load_is_sent_at_the_times_of_the_plan(tmp_path: Path) -> None:
+    then = (
+        "file = Path(sys.argv[sys.argv.index('--request-intervals') + 1])\n"
+        "Path(sys.argv[0]).with_name('kept').write_text(file.read_text())"
+    )
+    load = OpenLoad(rate=100, distribution="constant", request_batch=4)
+    window = run(stand_in(tmp_path, export=EXPORT, then=then), tmp_path, load)
+    assert isinstance(window, Window)
+    intervals = [int(line) for line in (tmp_path / "kept").read_text().split()]
+    assert intervals == [10000] * 200
+    arguments = (tmp_path / "arguments").read_text().split("\n")
+    assert arguments[arguments.index("-b") + 1] == "4"
+
+
+def test_a_generator_that_could_not_keep_up_says_so(tmp_path: Path) -> None:
+    says = "[WARNING] Perf Analyzer was not able to keep up. 4.30% of the requests were delayed."
+    window = run(stand_in(tmp_path, export=EXPORT, says=says), tmp_path, OpenLoad(rate=2))
+    assert isinstance(window, Window)
+    assert window.delayed
+    assert not window.sustained
+    assert window.warnings == ("4.30% of the requests were delayed by the load generator",)
+
+
+def test_what_was_completed_counts_when_the_answers_take_too_long(tmp_path: Path) -> None:
+    generator = stand_in(tmp_path, export=EXPORT, then="time.sleep(60)")
+    window = run(generator, tmp_path, drain_s=-4)
+    assert isinstance(window, Window)
+    assert not window.drained
+
+
+@pytest.mark.parametrize(
+    ("export", "says", "code", "reason"),
+    [
+        (None, "Failed to obtain stable measurement.", 2, "too_slow"),
+        (None, "No valid requests recorded within time interval.", 3, "too_slow"),
+        (None, "error: failed to get model metadata: failed to connect to all addresses", 99, "connection"),
+        (None, "Thread [0] had error: Socket closed", 99, "connection"),
+        (None, "Thread [0] had error: Stub process 'm_0_0' is not healthy.", 99, "errors"),
+        ("", "", 0, "errors"),
+        ("{", "", 0, "errors"),
+        ('{"experiments": []}', "", 0, "errors"),
+    ],
+)
+def test_why_there_is_no_result(
+    tmp_path: Path, export: str | None, says: str, code: int, reason: str
+) -> None:
+    found = run(stand_in(tmp_path, export=export, says=says, then=f"sys.exit({code})"), tmp_path)
+    assert isinstance(found, NoWindow)
+    assert found.reason == reason
+    assert says in found.detail
+
+
+CSV = (
+    "Concurrency,Inferences/Second,Client Send,p50 latency,p90 latency,p95 latency,p99 latency,Avg latency\n"
+    "2,71.5,3,22585,40925,40926,52147,26270\n"
+)
+
+
+@pytest.mark.parametrize("export", ["", "{", '{"experiments": []}'])
+def test_an_unreadable_export_falls_back_to_the_summary(tmp_path: Path, export: str) -> None:
+    window = run(stand_in(tmp_path, export=export, csv=CSV, says="    Request count: 77"), tmp_path)
+    assert isinstance(window, Window)
+    measured = pooled([Sample(window.load, (window,), Statistics(*[0] * 9), 1, None)])
+    assert measured.requests == 77
+    assert measured.throughput == Interval(value=71.5)
+    assert measured.latency_ms["p99"] == Interval(value=52.147)
+    assert measured.latency_ms["avg"].value == 26.27
+    assert "no times of single requests" in measured.warnings[0]
+
+
+def test_no_answer_until_the_deadline_is_no_result(tmp_path: Path) -> None:
+    began = time.monotonic()
+    found = run(stand_in(tmp_path, then="time.sleep(60)"), tmp_path, drain_s=-4.5)
+    assert isinstance(found, NoWindow)
+    assert found.reason == "deadline"
+    assert time.monotonic() - began < 10
+
+
+def test_a_generator_that_is_killed_is_no_fault_of_the_candidate(tmp_path: Path) -> None:
+    with pytest.raises(LoadGeneratorError, match="killed by signal 9"):
+        run(stand_in(tmp_path, then="os.kill(os.getpid(), signal.SIGKILL)"), tmp_path)
+
+
+def test_a_generator_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LoadGeneratorError, match="does not start"):
+        run(PerfAnalyzer(tmp_path / "missing", {}, "2.43.0"), tmp_path)
+    with pytest.raises(LoadGeneratorError, match="does not run"):
+        perf_analyzer_at(tmp_path / "missing", {})
+
+
+def test_the_version_is_what_the_program_says(tmp_path: Path) -> None:
+    generator = stand_in(tmp_path, says="Perf Analyzer Version 2.59.1 (commit 1)")
+    assert perf_analyzer_at(generator.binary, generator.env, (0,)).version == "2.59.1"
+    with pytest.raises(LoadGeneratorError, match="says: cannot open shared object"):
+        perf_analyzer_at(stand_in(tmp_path, says="cannot open shared object").binary, generator.env)
+
+
+@pytest.mark.triton
+def test_a_real_window_is_about_as_long_as_asked_and_costs_this_process_nothing(
+    served: Served, tmp_path: Path
+) -> None:
+    proto = models.mlp()
+    model = served.load(proto, config_pbtxt(proto, max_batch_size=8))
+    binary, env = engine_named("embedded").perf_analyzer()
+    generator = perf_analyzer_at(binary, env, tuple(os.sched_getaffinity(0)))
+    samples = np.random.default_rng(0).uniform(size=(4, 4)).astype(np.float32)
+    data = LoadData.of(Inputs((InputSamples(Tensor("x", "TYPE_FP32", (4,)), samples),), True), tmp_path)
+    load = OpenLoad(rate=100)
+    before = time.process_time()
+    window = generator.run(served.server.grpc_address, model, load, 1.0, data, rng=np.random.default_rng(0))
+    spent_s = time.process_time() - before
+    assert isinstance(window, Window)
+    assert window.duration_s == pytest.approx(1.0, abs=0.2)
+    assert window.offered_rate == pytest.approx(100, rel=0.15)
+    assert len(window.send_s) >= 80
+    assert spent_s < 0.05
+    assert served.server.statistics(model).requests >= 100
