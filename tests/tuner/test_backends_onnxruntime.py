@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import onnx
 import pytest
@@ -40,7 +42,8 @@ def test_each_of_several_requests_in_one_execution_gets_its_own_rows(served: Ser
     ]
     before = served.server.statistics(name)
     answers = served.infer_together(name, requests)
-    done = served.server.statistics(name).since(before)
+    while (done := served.server.statistics(name).since(before)).requests < 5:
+        time.sleep(0.01)
     assert (done.requests, done.inferences, done.executions) == (5, 8, 1)
     scores, total = run_onnxruntime(
         proto, **{name: np.concatenate([requests[i][name] for i in range(5)]) for name in ("ids", "scale")}

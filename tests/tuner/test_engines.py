@@ -20,7 +20,7 @@ from tests import models
 from tests.tuner.conftest import Served, config_pbtxt, parameter, run_onnxruntime, uniform
 from tritonc.schemas.errors import EngineError, TritoncError
 from tritonc.tuner.bundle import cache_folder, installed_bundle
-from tritonc.tuner.engines import ENGINE_NAMES, Engine, Server, ServerFailure, engine_named
+from tritonc.tuner.engines import ENGINE_NAMES, Engine, Server, ServerFailure, Statistics, engine_named
 from tritonc.tuner.engines import server as server_module
 from tritonc.tuner.engines.embedded import EmbeddedEngine, assemble_backends, backend_names
 from tritonc.tuner.engines.local import LocalEngine
@@ -57,6 +57,12 @@ def wait_until(condition: object, timeout_s: float) -> bool:
     return False
 
 
+def counted(server: Server, model: str, requests: int) -> Statistics:
+    """Statistics once this many requests are in them."""
+    assert wait_until(lambda: server.statistics(model).requests >= requests, 5)
+    return server.statistics(model)
+
+
 class EngineContract:
     """What every engine has to pass; a test class of its own supplies the `engine` fixture."""
 
@@ -88,7 +94,7 @@ class EngineContract:
         x = uniform(3, 4)
         before = server.statistics(name)
         assert np.array_equal(shared.infer(name, x=x)["y"], run_onnxruntime(proto, x=x)[0])
-        done = server.statistics(name).since(before)
+        done = counted(server, name, 1).since(before)
         assert (done.requests, done.inferences, done.executions, done.failed_requests) == (1, 3, 1, 0)
         assert 0 < done.compute_infer_ns < done.total_ns
         assert server.alive()
@@ -113,6 +119,7 @@ class EngineContract:
         assert 5 * 2**20 < shared.server.memory_bytes() - before < 500 * 2**20
         x = uniform(1, 4)
         shared.infer(name, x=x)
+        counted(shared.server, name, 1)
         metrics = shared.server.metrics()
         assert metrics[f'nv_inference_count{{model="{name}",version="1"}}'] == 1, sorted(metrics)
         shared.server.unload(name)

@@ -135,7 +135,7 @@ class Server(Protocol):
         ...
 
     def statistics(self, model: str) -> Statistics:
-        """The model's statistics so far.
+        """The model's statistics so far; a request is counted a moment after it has been answered.
 
         Raises:
             ServerFailure: the server does not answer, or does not know the model.
