@@ -86,14 +86,19 @@ class Child:
         self._exit_code: int | None = None
         self._error = ""
         self.pid = 0
-        self._await_start()
+        try:
+            self._await_start()
+        except BaseException:
+            self.kill()
+            raise
 
     def _await_start(self) -> None:
         deadline = time.monotonic() + _START_S
         while not self.pid:
             self._listen(max(0.0, deadline - time.monotonic()))
+            if self.pid:  # and perhaps ended already
+                return
             if self._error or self._exit_code is not None or time.monotonic() > deadline:
-                self.kill()
                 raise EngineError(
                     f"{self.command[0]} cannot be started: {self._error or 'its supervisor did not answer'}"
                 )

@@ -11,6 +11,7 @@ from typing import Protocol, cast
 
 from tritonc.schemas.errors import TritoncError, did_you_mean
 from tritonc.schemas.measurement import Failure
+from tritonc.tuner.bundle import Progress
 
 
 class ServerFailure(Exception):  # noqa: N818 - it carries a Failure, which is a result and not an error
@@ -217,8 +218,12 @@ _ENGINES = {"embedded": "EmbeddedEngine", "local": "LocalEngine"}  # module of t
 ENGINE_NAMES = tuple(_ENGINES)
 
 
-def engine_named(name: str) -> Engine:
+def engine_named(name: str, progress: Progress | None = None) -> Engine:
     """The engine of this name, with its settings from the environment. Starts and fetches nothing.
+
+    Args:
+        name: one of `ENGINE_NAMES`.
+        progress: told later what is being fetched; None to log it.
 
     Raises:
         TritoncError: there is no such engine.
@@ -226,4 +231,4 @@ def engine_named(name: str) -> Engine:
     if name not in _ENGINES:
         raise TritoncError(f'unknown engine "{name}"', did_you_mean(name, _ENGINES))
     module = import_module(f"{__name__}.{name}")
-    return cast("Engine", getattr(module, _ENGINES[name])())
+    return cast("Engine", getattr(module, _ENGINES[name])(progress=progress))

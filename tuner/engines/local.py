@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tritonc.compiler.release import release_of_server
 from tritonc.schemas.errors import EngineError
-from tritonc.tuner.bundle import fetch_bundle, perf_analyzer_environment
+from tritonc.tuner.bundle import Progress, fetch_bundle, perf_analyzer_environment
 from tritonc.tuner.engines import EngineDescription, Server
 from tritonc.tuner.engines.server import Installation, running_server
 
@@ -27,15 +27,19 @@ class LocalEngine:
 
     name = "local"
 
-    def __init__(self, binary: Path | None = None, backends: Path | None = None) -> None:
+    def __init__(
+        self, binary: Path | None = None, backends: Path | None = None, progress: Progress | None = None
+    ) -> None:
         """Starts nothing yet.
 
         Args:
             binary: the tritonserver program; None to look for it.
             backends: its backends; None to look for them.
+            progress: told how the download of perf_analyzer goes.
         """
         self._given_binary = binary
         self._given_backends = backends
+        self._progress = progress
 
     def describe(self) -> EngineDescription:
         """Versions of the server, which is started once to ask it (it has no option that tells)."""
@@ -51,7 +55,7 @@ class LocalEngine:
 
     def perf_analyzer(self) -> tuple[Path, Mapping[str, str]]:
         """The bundle's perf_analyzer, so that numbers compare, and the environment to run it in."""
-        bundle = fetch_bundle()
+        bundle = fetch_bundle(progress=self._progress)
         return bundle.perf_analyzer, perf_analyzer_environment(bundle)
 
     def serve(
