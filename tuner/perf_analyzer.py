@@ -265,7 +265,7 @@ def _no_window(code: int | None, output: str) -> NoWindow:
     telling = [line for line in said if re.search(r"error|fail|no valid|\[WARNING\]", line, re.IGNORECASE)]
     detail = "\n".join((telling or said)[-4:]) or f"perf_analyzer said nothing (exit code {code})"
     if code is None:
-        return NoWindow("deadline", detail)
+        return NoWindow("deadline", "\n".join(telling[-4:]) or "no answer came until the deadline")
     if any(text in output for text in _NO_CONNECTION):
         return NoWindow("connection", detail)
     if any(text in output for text in _NO_COMPLETIONS) and "had error" not in output:

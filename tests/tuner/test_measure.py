@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+from onnx import helper, numpy_helper
+from pydantic import TypeAdapter
+
+from tests import models
+from tests.tuner.conftest import Served, config_pbtxt, parameter
+from tritonc.compiler.signature import Tensor
+from tritonc.schemas.errors import EngineError
+from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, OpenLoad
+from tritonc.schemas.spec import Accuracy, ClosedWorkload, OpenWorkload, Slo, Workload
+from tritonc.tuner.engines import engine_named
+from tritonc.tuner.inputs import Inputs, InputSamples
+from tritonc.tuner.measure import Bench, Capacity, measure_capacity, measure_fixed
+from tritonc.tuner.objective import Objective
+from tritonc.tuner.perf_analyzer import LoadData, perf_analyzer_at
+from tritonc.tuner.verify import reference_outputs
+
+pytestmark = pytest.mark.triton
+
+WIDTH = 512
+INPUTS = Inputs(
+    (InputSamples(Tensor("x", "TYPE_FP32", (1, WIDTH)), np.full((2, 1, WIDTH), 0.1, np.float32)),), True
+)
+
+
+def busy(multiplications: int = 20) -> onnx.ModelProto:
+    """FP32 `x` [batch, 1, 512] -> `y` [batch, 512]: a millisecond of one core or so for each pair of them."""
+    nodes = [helper.make_node("Expand", ["x", "shape"], ["h0"])]
+    nodes += [helper.make_node("MatMul", [f"h{i}", "w"], [f"h{i + 1}"]) for i in range(multiplications)]
+    nodes.append(helper.make_node("ReduceMean", [f"h{multiplications}"], ["y"], axes=[1], keepdims=0))
+    weights = numpy_helper.from_array(np.eye(WIDTH, dtype=np.float32), "w")
+    shape = numpy_helper.from_array(np.array([1, 64, WIDTH], np.int64), "shape")
+    x, y = (
+        models.tensor("x", models.FLOAT, ["batch", 1, WIDTH]),
+        models.tensor("y", models.FLOAT, ["batch", WIDTH]),
+    )
+    return models.model(nodes, [x], [y], [weights, shape])
+
+
+def config(proto: onnx.ModelProto) -> str:
+    return config_pbtxt(proto, max_batch_size=8, more=parameter("intra_op_thread_count", "1"))
+
+
+def bench(
+    folder: Path,
+    workload: Workload | None = None,
+    slo: Slo | None = None,
+    objective: Objective = "throughput",
+) -> Bench:
+    binary, env = engine_named("embedded").perf_analyzer()
+    return Bench(
+        generator=perf_analyzer_at(binary, env),
+        data=LoadData.of(INPUTS, folder),
+        inputs=INPUTS,
+        workload=workload or ClosedWorkload(max_concurrency=16),
+        slo=slo or Slo(),
+        objective=objective,
+        accuracy=Accuracy(),
+    )
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Served]:
+    """A server that a test may break."""
+    (tmp_path / "repository").mkdir()
+    try:
+        context = engine_named("embedded").serve(tmp_path / "repository", log=tmp_path / "server.log")
+    except EngineError as err:
+        pytest.skip(str(err))
+    with context as server:
+        yield Served(server)
+
+
+def test_a_candidate_is_loaded_verified_warmed_up_and_brought_to_its_capacity(
+    served: Served, tmp_path: Path
+) -> None:
+    proto = busy()
+    model = served.load(proto, config(proto))
+    reference = reference_outputs(served.server, model, INPUTS)
+    assert not isinstance(reference, Failure)
+    served.server.unload(model)
+    told: list[Load | None] = []
+    found = measure_capacity(
+        served.server,
+        model,
+        bench(tmp_path, slo=Slo(p99_latency_ms=500, min_throughput=1)),
+        max_batch_size=8,
+        reference=reference,
+        on_load=told.append,
+    )
+    assert isinstance(found, Capacity)
+    assert found.slo_met
+    assert set(found.violations) == {"p99_latency_ms", "min_throughput"}
+    assert found.objective == found.measurement.throughput.value > 0
+    assert found.measurement in found.steps
+    assert told[0] is None
+    assert {step.load for step in found.steps} == set(told[1:])
+    assert min(found.seconds.load, found.seconds.warm_up, found.seconds.verify, found.seconds.steps) > 0
+    measured = found.measurement
+    assert measured.requests >= 8
+    assert measured.errors == 0
+    assert measured.memory_bytes is not None
+    assert measured.memory_bytes > 10_000_000
+    assert measured.mean_batch == pytest.approx(1)
+    assert measured.compute_infer_ms is not None
+    assert measured.queue_ms is not None
+    assert measured.compute_infer_ms + measured.queue_ms <= measured.latency_ms["avg"].value * 1.5
+    adapter: TypeAdapter[Capacity | Failure] = TypeAdapter(Capacity | Failure)
+    assert adapter.validate_json(adapter.dump_json(found)) == found
+
+
+def test_at_twice_the_capacity_poisson_arrivals_are_not_sustained(served: Served, tmp_path: Path) -> None:
+    proto = busy(40)
+    model = served.load(proto, config(proto))
+    closed = measure_fixed(served.server, model, bench(tmp_path), ClosedLoad(concurrency=4), 50)
+    assert isinstance(closed, Measurement)
+    slo = Slo(p99_latency_ms=4 * closed.latency_ms["p99"].value)
+    workload = OpenWorkload(arrival="poisson", rate=2 * closed.throughput.value)
+    found = measure_capacity(
+        served.server, model, bench(tmp_path, workload, slo), max_batch_size=8, loaded_s=0.0
+    )
+    again = measure_fixed(served.server, model, bench(tmp_path), ClosedLoad(concurrency=4), 50)
+    assert isinstance(again, Measurement)
+    if again.throughput.value > 1.4 * closed.throughput.value:
+        pytest.skip("the machine became faster while this test ran")
+    assert isinstance(found, Capacity)
+    assert not found.measurement.sustained
+    assert not found.slo_met
+    assert found.violations["sustained"] > 0
+    assert all(step.load.kind == "open" for step in found.steps)
+
+
+def test_a_fixed_load_is_kept_up_until_there_are_enough_requests(served: Served, tmp_path: Path) -> None:
+    proto = models.identity(dims=("batch", 1, WIDTH))
+    model = served.load(proto, config(proto))
+    load = ClosedLoad(concurrency=2, request_batch=4)
+    found = measure_fixed(served.server, model, bench(tmp_path), load, 1000)
+    assert isinstance(found, Measurement)
+    assert found.requests >= 1000
+    assert found.latency_ms["p99"].high is not None
+    assert found.throughput.value == pytest.approx(4 * found.requests / found.duration_s, rel=0.2)
+
+
+def test_an_open_load_offers_what_was_asked(served: Served, tmp_path: Path) -> None:
+    proto = models.identity(dims=("batch", 1, WIDTH))
+    model = served.load(proto, config(proto))
+    found = measure_fixed(served.server, model, bench(tmp_path), OpenLoad(rate=40), 50)
+    assert isinstance(found, Measurement)
+    assert found.offered_rate == pytest.approx(40, rel=0.15)
+    assert found.throughput.value == pytest.approx(40, rel=0.15)
+
+
+def test_a_candidate_that_does_not_load_is_a_failure(served: Served, tmp_path: Path) -> None:
+    model = served.put(models.mlp(), "backend: 'onnxruntime' max_batch_size: nonsense")
+    found = measure_capacity(served.server, model, bench(tmp_path), max_batch_size=8)
+    assert isinstance(found, Failure)
+    assert found.reason == "load_failed"
+
+
+def test_a_server_killed_in_the_middle_of_a_window_has_crashed(own: Served, tmp_path: Path) -> None:
+    proto = busy()
+    model = own.load(proto, config(proto))
+    killer = threading.Timer(1.0, os.kill, (own.server.pid, signal.SIGKILL))
+    killer.start()
+    found = measure_fixed(own.server, model, bench(tmp_path), ClosedLoad(concurrency=2), 10**9)
+    assert isinstance(found, Failure)
+    assert found.reason == "server_crashed"
+    assert "last lines of server.log" in found.detail
+
+
+def test_a_server_that_stops_answering_hangs(own: Served, tmp_path: Path) -> None:
+    proto = busy()
+    model = own.load(proto, config(proto))
+    stopper = threading.Timer(0.7, os.kill, (own.server.pid, signal.SIGSTOP))
+    stopper.start()
+    began = time.monotonic()
+    try:
+        found = measure_fixed(own.server, model, bench(tmp_path), ClosedLoad(concurrency=2), 10**9)
+    finally:
+        os.kill(own.server.pid, signal.SIGCONT)
+    assert isinstance(found, Failure)
+    assert found.reason == "server_hung"
+    assert time.monotonic() - began < 30
+
+
+def test_a_killed_instance_fails_its_candidate_and_not_the_server(own: Served, tmp_path: Path) -> None:
+    proto = busy()
+    model = own.load(proto, config(proto))
+
+    def kill_stubs() -> None:
+        for child in psutil.Process(own.server.pid).children(recursive=True):
+            if "stub" in child.name():
+                child.kill()
+
+    killer = threading.Timer(0.7, kill_stubs)
+    killer.start()
+    found = measure_fixed(own.server, model, bench(tmp_path), ClosedLoad(concurrency=2), 10**9)
+    assert isinstance(found, Failure)
+    assert found.reason in ("request_errors", "server_hung", "server_crashed")
