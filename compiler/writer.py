@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -21,15 +22,24 @@ from tritonc.compiler.output_folder import errors_named
 from tritonc.compiler.repository import Content, Repository
 from tritonc.compiler.weights import place_weights
 
+_CANNOT_BE_RENAMED = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS)
+"""A mount point, a folder of a lower layer of overlayfs, a folder in one that is not ours to write to."""
+
 
 def write_repository(
-    repository: Repository, out: Path, weights: WeightsMode = "copy"
+    repository: Repository, out: Path, weights: WeightsMode = "copy", *, durable: bool = True
 ) -> tuple[Difference, ...]:
     """Makes `out` what the repository says and returns what was different; touches nothing if nothing was.
 
     The new content is written beside `out` and takes its place in one step, so that at any time `out` is
-    either the old repository or the new one. Where `out` cannot be renamed (a mount point), each of its
-    models is swapped like this.
+    either the old repository or the new one. Where `out` cannot be renamed (a mount point, a folder that is
+    not writable around it), each of its models is swapped like this.
+
+    Args:
+        repository: what to write.
+        out: the folder.
+        weights: how weights are placed.
+        durable: wait until the disk has it, so that a power cut leaves a whole repository too.
 
     Raises:
         OutputError: `out` is no folder, is not writable, or holds files that tritonc did not write.
@@ -41,7 +51,7 @@ def write_repository(
         with errors_named(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             with swap.locked(out.parent):
-                return _write_locked(repository, out, weights)
+                return _write_locked(repository, out, weights, durable)
     except BaseException:
         for folder in made:
             with contextlib.suppress(OSError):
@@ -49,7 +59,9 @@ def write_repository(
         raise
 
 
-def _write_locked(repository: Repository, out: Path, weights: WeightsMode) -> tuple[Difference, ...]:
+def _write_locked(
+    repository: Repository, out: Path, weights: WeightsMode, durable: bool
+) -> tuple[Difference, ...]:
     swap.recover_all(out)
     differences = check_repository(repository, out, weights)
     if not differences:
@@ -58,19 +70,22 @@ def _write_locked(repository: Repository, out: Path, weights: WeightsMode) -> tu
     changed = {difference.path for difference in differences}
     if not swap.is_mount_point(out):
         try:
-            _swap_whole(repository, out, weights, changed)
+            _swap_whole(repository, out, weights, changed, durable)
             return differences
         except OSError as err:
-            if err.errno not in (errno.EBUSY, errno.EXDEV):
+            if err.errno not in _CANNOT_BE_RENAMED:
                 raise
-    _swap_entries(repository, out, weights, changed)
+    _swap_entries(repository, out, weights, changed, durable)
     return differences
 
 
-def _swap_whole(repository: Repository, out: Path, weights: WeightsMode, changed: set[PurePosixPath]) -> None:
+def _swap_whole(
+    repository: Repository, out: Path, weights: WeightsMode, changed: set[PurePosixPath], durable: bool
+) -> None:
     try:
         _stage(repository.files, swap.new_path(out), out, weights, changed)
-        swap.flush(out.parent)
+        if durable:
+            swap.flush(out.parent)
         swap.swap(out)
     except BaseException:
         swap.recover(out)
@@ -78,22 +93,25 @@ def _swap_whole(repository: Repository, out: Path, weights: WeightsMode, changed
 
 
 def _swap_entries(
-    repository: Repository, out: Path, weights: WeightsMode, changed: set[PurePosixPath]
+    repository: Repository, out: Path, weights: WeightsMode, changed: set[PurePosixPath], durable: bool
 ) -> None:
     """Replaces each top folder and file of `out` that differs, when all of them have been written beside it.
 
     Meanwhile the manifest lists the old files and the new ones: a next run knows both as tritonc's own.
     """
     out.mkdir(exist_ok=True)
-    names = sorted({path.parts[0] for path in changed} - {MANIFEST_PATH.name})
-    manifest = repository.files[MANIFEST_PATH]
+    manifest = repository.files.get(MANIFEST_PATH, b"")
     assert isinstance(manifest, bytes)
+    files: dict[str, dict[PurePosixPath, Content]] = defaultdict(dict)
+    for path, content in repository.files.items():
+        files[path.parts[0]][path.relative_to(path.parts[0])] = content
+    names = sorted({path.parts[0] for path in changed} - {MANIFEST_PATH.name})
     try:
         for name in names:
-            files = {p.relative_to(name): c for p, c in repository.files.items() if p.parts[0] == name}
             inner = {path.relative_to(name) for path in changed if path.parts[0] == name}
-            _stage(files, swap.new_path(out / name), out / name, weights, inner)
-        swap.flush(out)
+            _stage(files[name], swap.new_path(out / name), out / name, weights, inner)
+        if durable:
+            swap.flush(out)
         _replace_file(out / MANIFEST_PATH, _merged(manifest, read_manifest(out)))
         for name in names:
             swap.swap(out / name)
@@ -104,13 +122,18 @@ def _swap_entries(
 
 
 def _replace_file(path: Path, content: bytes) -> None:
-    swap.new_path(path).write_bytes(content)
+    """Gives the file this content; removes it where there is none."""
+    if content:
+        swap.new_path(path).write_bytes(content)
     swap.swap(path)
 
 
 def _merged(manifest: bytes, present: Manifest | None) -> bytes:
+    """The manifest with the files of the present one beside its own."""
     if present is None:
         return manifest
+    if not manifest:
+        return print_manifest(present)
     coming = parse_manifest(manifest)
     return print_manifest(replace(coming, files={**present.files, **coming.files}))
 

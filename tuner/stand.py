@@ -93,7 +93,7 @@ class Stand:
         if candidate.model not in self._models:
             self.withdraw()
             server = self.start()
-        write_repository(compile_candidate(self._project, candidate), self._repository, "link")
+        write_repository(compile_candidate(self._project, candidate), self._repository, "link", durable=False)
         before = _children(server.pid)
         self._loaded = None
         self._models.add(candidate.model)
