@@ -489,8 +489,11 @@ class TestMountPoint:
 
 def test_two_builds_at_once_end_with_one_whole_repository(tmp_path: Path) -> None:
     out = tmp_path / "build" / "cpu"
-    body = "for i in range(20): write_repository(repository(dict.fromkeys(('a', 'x/y'), b'%d' % i)), OUT, durable=False)"
-    code = CHILD.format(out=str(out), body=textwrap.indent(body, "    "))
+    body = """
+        for i in range(20):
+            write_repository(repository({"a": b"%d" % i, "x/y": b"%d" % i}), OUT, durable=False)
+    """
+    code = CHILD.format(out=str(out), body=textwrap.indent(textwrap.dedent(body), "    "))
     running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [process.wait(60) for process in running] == [0, 0]
     assert tree(out)["a"] == tree(out)["x/y"] == b"19"
