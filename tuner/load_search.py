@@ -24,6 +24,7 @@ MAX_ASKS = 8
 _STEP = 0.05  # the bracket is narrow enough when its ends are this close, or neighbours
 _NEAR = 0.1  # a load this close to the limit is measured twice before it is believed
 _TIMES = 2
+_STRAY = 1.4  # p99 over average is nearly constant within a model (fact 3): beyond that it is noise
 _FARTHEST = 4.0  # one step goes no farther than this factor
 _TAIL_RATIO = 1.3  # p99 over average at saturation; it is nearly constant within a model
 _MAX_RATE = 16.0  # times `rate`, where the spec has no `max_rate` (schemas.spec.OpenWorkload)
@@ -39,12 +40,14 @@ class Point:
         throughput: inferences a second; 0 where nothing was completed.
         excess: by how much the latency limits are missed, relative to them; negative where they are kept,
             infinite where nothing was completed.
+        tail: the limited latency over the average.
     """
 
     level: float
     times: int
     throughput: float
     excess: float
+    tail: float = 0.0
 
 
 Rule = Callable[[Sequence[Point]], float | None]
@@ -105,7 +108,7 @@ class LoadSearch:
         times = before.times + 1 if before else 1
         throughput = measured.throughput.value if measured else 0.0
         excess = latency_excess(self._limits, measured) if measured else math.inf
-        self._points[level] = Point(level, times, throughput, excess)
+        self._points[level] = Point(level, times, throughput, excess, _tail(self._limits, measured))
 
     def best(self) -> Load | None:
         """The load that decides about the candidate: the least violating one if none keeps the limits.
@@ -119,9 +122,12 @@ class LoadSearch:
         return sorted(self._points.values(), key=lambda point: point.level)
 
     def _doubtful(self, points: Sequence[Point]) -> float | None:
-        """The level that decides, if one more window could change what it says."""
+        """The level that decides, or a stray one that ends the bracket: another window could change it."""
         if not self._limits:
             return None
+        low, high = _bracket(points)
+        if low and high and high.times < _TIMES and high.tail > _STRAY * low.tail:
+            return high.level
         deciding = self._best(points)
         near = -_NEAR < deciding.excess < _NEAR
         return deciding.level if near and deciding.times < _TIMES else None
@@ -143,6 +149,12 @@ def latency_excess(limits: Mapping[Percentile, float], measured: Measurement) ->
     done = measured.throughput.value / measured.load.request_batch
     rate = measured.load.rate if isinstance(measured.load, OpenLoad) else done
     return max(excess, rate / done - 1 if done else math.inf, _NEAR / 2)
+
+
+def _tail(limits: Mapping[Percentile, float], measured: Measurement | None) -> float:
+    if measured is None or not limits or "avg" not in measured.latency_ms:
+        return 0.0
+    return max(measured.latency_ms[name].value for name in limits) / measured.latency_ms["avg"].value
 
 
 def _rule_for(

@@ -17,7 +17,7 @@ from tritonc.tuner.load_search import LoadSearch
 from tritonc.tuner.objective import Objective, latency_limits, objective_value, violations
 from tritonc.tuner.perf_analyzer import LoadData, NoWindow, PerfAnalyzer
 from tritonc.tuner.sample import Sample, pooled
-from tritonc.tuner.statistics import agree
+from tritonc.tuner.statistics import settled
 from tritonc.tuner.verify import Reference, verify
 
 WINDOW_S = 1.0
@@ -29,11 +29,9 @@ _SLOWEST_S = 30.0  # a model of ten seconds an execution can be measured
 _HOPELESS = 12.0  # times the latency limit: a third of a window passes without a completion
 _REQUESTS = 40  # completed in a step, where its length allows
 _WARM_UP_S = 0.3
-_WARM_UPS = 3
-_MOST_WARM_UPS = 6
+_WARM_UPS = 4
 _WARM_UP_CAP_S = 2.0  # no further window is begun then
-_WARMING = 1.25  # a server that gains this much from window to window is not warm yet
-_WARM = 0.1  # two windows agree when their throughputs differ by less: noise of short windows is 3 to 8%
+_WARM = 0.1  # short windows differ by 3 to 8% anyway (design/search.md, fact 5)
 _CLIENTS = 8  # at saturation on most configurations; the load search goes on from there
 _DRAIN_S = 3.0  # an overloaded server gets no more work than it does in this time
 _IDLE_S = 20.0
@@ -242,14 +240,13 @@ class _Trial:
         most = workload.max_concurrency if isinstance(workload, ClosedWorkload) else _CLIENTS
         load = ClosedLoad(concurrency=min(_CLIENTS, most), request_batch=workload.request_batch)
         last, rates, began = None, [0.0], time.monotonic()
-        for number in range(1, _MOST_WARM_UPS + 1):
+        for _ in range(_WARM_UPS):
             sample = self.window(load, _WARM_UP_S)
             if isinstance(sample, NoWindow):
                 return None if sample.reason == "too_slow" else self.failure(sample)
             last = sample
             rates.append(sample.request_rate)
-            settled = agree(rates[-1], rates[-2], _WARM) or time.monotonic() - began > _WARM_UP_CAP_S
-            if settled or (number >= _WARM_UPS and rates[-1] < _WARMING * rates[-2]):
+            if settled(rates[-2], rates[-1], _WARM) or time.monotonic() - began > _WARM_UP_CAP_S:
                 break
         return pooled([last]) if last else None
 

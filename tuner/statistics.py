@@ -139,10 +139,10 @@ def _median_slope(x: Floats, y: Floats) -> float:
     return float(np.median(slopes))
 
 
-def agree(first: float, second: float, tolerance: float) -> bool:
-    """Whether two values differ by at most `tolerance`, relative to the larger one.
+def settled(earlier: float, later: float, tolerance: float) -> bool:
+    """Whether a throughput no longer rises by more than `tolerance`, relative to the earlier one.
 
-    >>> agree(100, 91, 0.1), agree(100, 89, 0.1)
-    (True, False)
+    >>> settled(100, 109, 0.1), settled(100, 111, 0.1), settled(100, 80, 0.1)
+    (True, False, True)
     """
-    return abs(first - second) <= tolerance * max(abs(first), abs(second))
+    return later <= earlier * (1 + tolerance)

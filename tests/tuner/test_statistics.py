@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtri
 
-from tritonc.tuner.statistics import agree, grows, mean_interval, quantile_interval, rate_interval
+from tritonc.tuner.statistics import grows, mean_interval, quantile_interval, rate_interval, settled
 
 
 @pytest.mark.parametrize(("count", "known"), [(1, False), (367, False), (368, True), (5000, True)])
@@ -108,7 +108,7 @@ def test_a_handful_of_requests_shows_no_growth() -> None:
     assert not grows(np.arange(5.0), np.arange(5.0) * 1000)
 
 
-def test_agreement_is_symmetric() -> None:
-    assert agree(91, 100, 0.1)
-    assert agree(100, 91, 0.1)
-    assert not agree(100, 0, 0.1)
+def test_a_throughput_is_settled_once_it_rises_no_more() -> None:
+    assert settled(100, 109, 0.1)
+    assert settled(100, 50, 0.1)
+    assert not settled(0, 1, 0.1)
