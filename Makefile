@@ -31,7 +31,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 		echo "error: $(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt install" \
 		"`$(PYTHON) -c 'import sys; print("python3.%d-venv" % sys.version_info[1])'`"; exit 3; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 models: $(INSTALLED)
