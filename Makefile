@@ -61,7 +61,7 @@ docs: $(INSTALLED)
 	$(BIN)/python docs/cli_reference.py
 
 requirements:
-	$(UV) pip compile pyproject.toml --group dev --extra tune --extra onnxruntime-openvino --extra openvino \
+	$(UV) pip compile --quiet pyproject.toml --group dev --extra tune --extra onnxruntime-openvino --extra openvino \
 		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		--output-file requirements.txt
 
