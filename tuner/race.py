@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.measurement import Failure, Load, Measurement
-from tritonc.tuner.confirm import Contender, Role
+from tritonc.tuner.confirm import Contender, Role, least_difference
 from tritonc.tuner.measure import Capacity, Seconds
 
 ROUNDS = 4
@@ -19,6 +19,8 @@ REQUESTS = 1000
 
 _TRIES = 6
 """Loads tried at most in the first round, each about a seventh below the one before."""
+_SMALL_NOISE = 0.03
+"""Differences below 3% matter to nobody (design/search.md, fact 5)."""
 _CLEARLY = 0.05
 """A violation beyond this share of the limit is believed before all rounds are run."""
 
@@ -118,7 +120,8 @@ def race(
     """Measures every entrant once a round, forwards and backwards in turn.
 
     One that breaks a latency limit at its load goes on with the next smaller one, and its rounds count from
-    there; rounds are added for that, at most as many again. The rounds that all have in common count.
+    there. Rounds are added for that, and where a finalist is ahead by less than a noise that is not small; at
+    most as many again. The rounds that all have in common count.
 
     Args:
         entrants: at least one.
@@ -137,11 +140,10 @@ def race(
                 on_turn(runner.entrant, number)
                 _turn(runner, number, measuring, rounds, math.ceil(requests / rounds))
         running = [runner for runner in runners if runner.failure is None]
-        if all(len(runner.samples) >= rounds for runner in running):
+        if all(len(runner.samples) >= rounds for runner in running) and _is_settled(running, measuring):
             break
     failures = {runner.entrant.candidate: runner.failure for runner in runners if runner.failure is not None}
-    common = set.intersection(*(set(runner.samples) for runner in running)) if running else set()
-    return tuple(_finished(runner, sorted(common), measuring) for runner in running), failures
+    return tuple(_finished(runner, _common(running), measuring) for runner in running), failures
 
 
 def _turn(
@@ -165,6 +167,34 @@ def _turn(
             return
 
 
+def _common(runners: Sequence[_Runner[Sample]]) -> list[int]:
+    """Rounds that count for all runners."""
+    return sorted(set.intersection(*(set(runner.samples) for runner in runners))) if runners else []
+
+
+def _scores(
+    runner: _Runner[Sample], rounds: Sequence[int], measuring: Measuring[Sample]
+) -> tuple[float, ...]:
+    return tuple(
+        measuring.score(measuring.objective(measuring.pooled([runner.samples[number]]))) for number in rounds
+    )
+
+
+def _is_settled(runners: Sequence[_Runner[Sample]], measuring: Measuring[Sample]) -> bool:
+    """Whether more rounds would not help: the noise is small, or no finalist is above what is there."""
+    if len(runners) < 2:
+        return True
+    scores = [_scores(runner, _common(runners), measuring) for runner in runners]
+    difference = least_difference(scores)
+    if difference <= _SMALL_NOISE or not math.isfinite(difference):
+        return True
+    means = [math.fsum(row) / len(row) for row in scores]
+    pairs = [(mean, runner.entrant.role) for mean, runner in zip(means, runners, strict=True)]
+    standing = max((mean for mean, role in pairs if role != "finalist"), default=-math.inf)
+    best = max((mean for mean, role in pairs if role == "finalist"), default=-math.inf)
+    return not 0 < best - standing <= difference
+
+
 def _latency_violation(measuring: Measuring[Sample], samples: Sequence[Sample]) -> float:
     """The largest violation of a limit that a smaller load can mend."""
     violations = measuring.violations(measuring.pooled(samples))
@@ -176,13 +206,10 @@ def _finished(runner: _Runner[Sample], common: Sequence[int], measuring: Measuri
     measurement = measuring.pooled(list(runner.samples.values()))
     violations = measuring.violations(measurement)
     missed = sum(max(0.0, value) for value in violations.values())
-    scores = tuple(
-        measuring.score(measuring.objective(measuring.pooled([runner.samples[number]]))) for number in common
-    )
     contender = Contender(
         candidate=runner.entrant.candidate,
         role=runner.entrant.role,
-        scores=scores,
+        scores=_scores(runner, common, measuring),
         slo_met=missed == 0,
         violation=missed,
         cost=_cost(runner.entrant.candidate, measurement),

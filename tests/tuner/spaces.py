@@ -101,6 +101,7 @@ class Surface:
         self.capacities = capacities
         self.p99_per_client_ms = p99_per_client_ms
         self.rng = random.Random(1)
+        self.noise = 0.01
         self.measured: list[tuple[Candidate, Load]] = []
         self.broken: dict[Candidate, Failure] = {}
 
@@ -111,7 +112,7 @@ class Surface:
         self.measured.append((candidate, load))
         if candidate in self.broken:
             return self.broken[candidate]
-        noise = self.rng.gauss(1, 0.01)
+        noise = self.rng.gauss(1, self.noise)
         p99 = load.concurrency * self.p99_per_client_ms[candidate]
         made = measurement(self.capacities[candidate] * noise, p99, requests)
         return made.model_copy(update={"load": load})

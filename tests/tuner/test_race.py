@@ -50,6 +50,20 @@ def test_one_that_breaks_the_slo_at_every_load_says_by_how_much():
     assert finishers[1].contender.violation == 0.5
 
 
+def test_rounds_are_added_where_noise_hides_a_lead():
+    stand, rounds = surface(), []
+    stand.noise = 0.15
+    race(entrants(), stand, on_turn=lambda _entrant, number: rounds.append(number))
+    assert max(rounds) > ROUNDS
+
+
+def test_no_round_is_added_where_nobody_leads():
+    stand, rounds = Surface({SLOW: 100.0, FAST: 60.0}, {SLOW: 2.0, FAST: 2.0}), []
+    stand.noise = 0.15
+    race(entrants(), stand, on_turn=lambda _entrant, number: rounds.append(number))
+    assert max(rounds) == ROUNDS
+
+
 def test_one_that_fails_is_left_out_and_the_others_go_on():
     stand = surface()
     stand.broken[FAST] = Failure(reason="server_crashed", detail="signal 9")

@@ -1,0 +1,158 @@
+"""Wall time of a measured trial, by where it goes, and tritonc's own CPU while load runs.
+
+    python benchmarks/trial_cost.py [SPEC] [--trials 20] [--target cpu] [--model NAME]
+
+Tunes a copy of the project from scratch (default: a small MLP of its own), so that the person's own lock and
+studies stay as they are. "own" is tritonc itself: compiling, Optuna, MLflow, waiting for the server. Exits 1
+where a trial takes more than 10 s on average, or tritonc uses 5% of a core or more while load runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tritonc.compiler.project import open_project
+from tritonc.schemas.lock import Decision
+from tritonc.tuner.engines import engine_named
+from tritonc.tuner.events import Event, LoadStarted, SearchEnded, TrialFinished
+from tritonc.tuner.plan import Settings, plan_of
+from tritonc.tuner.search import Trial
+from tritonc.tuner.tune import tune
+
+TRIAL_LIMIT_S = 10.0
+CPU_LIMIT = 0.05
+
+SPEC = """\
+apiVersion: tritonc/v1
+name: trial-cost
+models: {mlp: {source: mlp.onnx, max_batch_size: 8, slo: {p99_latency_ms: 50}}}
+targets: {cpu: {device: cpu, backends: {onnxruntime: {accelerators: [none]}}}}
+"""
+
+
+@dataclass
+class Meter:
+    """Watches a tuning job: its trials, and the CPU this process uses from one load to the next event."""
+
+    trials: list[Trial] = field(default_factory=list)
+    search_s: float = 0.0
+    _began: float = field(default_factory=time.monotonic)
+    _load: tuple[float, float] | None = None
+    _loads: list[tuple[float, float]] = field(default_factory=list)
+
+    def __call__(self, event: Event) -> None:
+        """Takes an event in."""
+        now = (time.monotonic(), time.process_time())
+        if self._load is not None:
+            self._loads.append((now[0] - self._load[0], now[1] - self._load[1]))
+            self._load = None
+        if isinstance(event, LoadStarted) and event.load is not None:
+            self._load = now
+        if isinstance(event, TrialFinished):
+            self.trials.append(event.trial)
+        if isinstance(event, SearchEnded):
+            self.search_s = time.monotonic() - self._began
+
+    @property
+    def cpu_share(self) -> float:
+        """CPU seconds of this process for each second of load."""
+        wall = sum(load[0] for load in self._loads)
+        return sum(load[1] for load in self._loads) / wall if wall else 0.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("spec", nargs="?", type=Path, help="a spec (default: a small MLP)")
+    parser.add_argument("--trials", type=int, default=20, help="trials to measure (default 20)")
+    parser.add_argument("--target", action="append", default=[], help="only this target")
+    parser.add_argument("--model", action="append", default=[], help="only this model")
+    arguments = parser.parse_args()
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    with tempfile.TemporaryDirectory() as name:
+        spec = copied_project(arguments.spec, Path(name) / "project")
+        project = open_project(spec)
+        settings = Settings(trials=arguments.trials, tracking_uri=None)
+        plan = plan_of(project, settings, models=arguments.model, targets=arguments.target)
+        meter = Meter()
+        began = time.monotonic()
+        result = tune(project, plan, settings, engine=engine_named("embedded"), observer=meter)
+        return report(meter, result.decisions, time.monotonic() - began)
+
+
+def copied_project(spec: Path | None, folder: Path) -> Path:
+    """The project in a folder of its own, without studies, lock and build."""
+    if spec is not None:
+        ignored = shutil.ignore_patterns(".tritonc", "build", "*.lock.yaml")
+        shutil.copytree(spec.parent, folder, ignore=ignored)
+        return folder / spec.name
+    folder.mkdir()
+    write_mlp(folder / "mlp.onnx")
+    (folder / "spec.yaml").write_text(SPEC)
+    return folder / "spec.yaml"
+
+
+def write_mlp(path: Path, width: int = 512, layers: int = 8) -> None:
+    """A model of about a millisecond an execution."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    nodes, weights, last = [], [], "x"
+    for layer in range(layers):
+        values = (rng.standard_normal((width, width)) / np.sqrt(width)).astype(np.float32)
+        weights.append(numpy_helper.from_array(values, f"w{layer}"))
+        out = "y" if layer == layers - 1 else f"h{layer}"
+        nodes += [helper.make_node("MatMul", [last, f"w{layer}"], [f"m{layer}"])]
+        nodes += [helper.make_node("Tanh", [f"m{layer}"], [out])]
+        last = out
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "mlp", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.save(model, path)
+
+
+def report(meter: Meter, decisions: Sequence[Decision], total_s: float) -> int:
+    """Prints the split, a line a part; the exit code."""
+    measured = [trial for trial in meter.trials if trial.capacity is not None]
+    if not measured:
+        sys.exit("no trial could be measured")
+    parts = ("load", "warm_up", "verify", "steps")
+    rows = {
+        part: [getattr(trial.capacity.seconds, part) for trial in measured if trial.capacity]
+        for part in parts
+    }
+    rows["own"] = [
+        trial.seconds - sum(rows[part][index] for part in parts) for index, trial in enumerate(measured)
+    ]
+    mean_s = statistics.fmean(trial.seconds for trial in measured)
+    between_s = meter.search_s / len(meter.trials) - statistics.fmean(t.seconds for t in meter.trials)
+    print(f"{len(measured)} trials measured, {len(meter.trials) - len(measured)} failed")
+    print(f"{'part':12}  {'mean':>7}  {'median':>7}  share of a trial")
+    for part, seconds in rows.items():
+        mean = statistics.fmean(seconds)
+        print(f"{part:12}  {mean:6.2f}s  {statistics.median(seconds):6.2f}s  {mean / mean_s:6.1%}")
+    print(f"{'trial':12}  {mean_s:6.2f}s")
+    print(f"between trials, the start of the server included: {between_s:.2f} s a trial")
+    print(
+        f"load steps a trial: {statistics.fmean(len(t.capacity.steps) for t in measured if t.capacity):.1f}"
+    )
+    print(f"confirmation and build: {total_s - meter.search_s:.1f} s; all: {total_s:.1f} s")
+    print(f"tritonc's CPU while load runs: {meter.cpu_share:.1%} of a core (limit {CPU_LIMIT:.0%})")
+    for decision in decisions:
+        print(f"{decision.model} on {decision.target}: noise {decision.noise or 0:.1%} in the confirmation")
+    return int(mean_s + between_s > TRIAL_LIMIT_S or meter.cpu_share >= CPU_LIMIT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
