@@ -28,6 +28,9 @@ _LOOPBACK = "127.0.0.1"
 _PORT_ATTEMPTS = 5
 _START_S = 60.0  # 0.3 s on an idle machine; the first start reads 130 MB from disk
 _STOP_S = 0.5  # with a model loaded it takes its time by the second, for nothing that we would miss
+_STUB_S = (
+    3600  # a load's deadline is `load`'s alone: building a GPU engine takes longer than the default of 30 s
+)
 _POLL_S = 0.02
 _PORT_TAKEN = re.compile(r"already in use|Address in use|failed to bind|Failed to add port", re.IGNORECASE)
 _OUT_OF_MEMORY = re.compile(
@@ -306,6 +309,7 @@ def _arguments(
         "--disable-auto-complete-config",
         f"--backend-directory={installation.backends}",
         f"--backend-config=python,shm-region-prefix-name={name}-",
+        f"--backend-config=python,stub-timeout-seconds={_STUB_S}",
         *(f"--http-address={_LOOPBACK}", f"--http-port={http}"),
         *(f"--grpc-address={_LOOPBACK}", f"--grpc-port={grpc}"),
         *(f"--metrics-address={_LOOPBACK}", f"--metrics-port={metrics}"),
