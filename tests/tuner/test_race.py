@@ -51,8 +51,8 @@ def test_one_that_breaks_the_slo_at_every_load_says_by_how_much():
 
 
 def test_rounds_are_added_where_noise_hides_a_lead():
-    stand, rounds = surface(), []
-    stand.noise = 0.15
+    stand, rounds = Surface({SLOW: 100.0, FAST: 99.0}, {SLOW: 2.0, FAST: 2.0}), []
+    stand.noise = 0.05
     race(entrants(), stand, on_turn=lambda _entrant, number: rounds.append(number))
     assert max(rounds) > ROUNDS
 

@@ -1,0 +1,130 @@
+"""What `tritonc tune` says and refuses before any server starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from tests.conftest import ProjectFolder
+from tests.models import mlp, text_recognition
+from tritonc.tuner.hardware import this_machine
+
+SPEC = """\
+apiVersion: tritonc/v1
+name: test
+models:
+  mlp:
+    source: models/mlp.onnx
+targets:
+  cpu:
+    device: cpu
+    cores: 1
+    backends:
+      onnxruntime: {accelerators: [none]}
+"""
+GPU = """\
+  gpu:
+    device: gpu
+    gpu: {name: A10, memory: 24GiB, count: 1}
+    backends:
+      onnxruntime: {accelerators: [cuda]}
+"""
+
+
+@pytest.fixture
+def p(project: Any) -> ProjectFolder:
+    folder: ProjectFolder = project({"spec.yaml": SPEC, "models/mlp.onnx": mlp()})
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_a_dry_run_says_the_size_and_the_time_and_writes_nothing(p: ProjectFolder):
+    before = files(p.folder)
+    done = p.run("tune", "--dry-run", "--trials", "12")
+    assert done.exit_code == 0, done.stderr
+    assert "mlp on cpu: 272 candidates, 12 trials (0 finished), about 3 min 30 s" in done.stdout
+    assert files(p.folder) == before
+
+
+def test_a_dry_run_as_json_has_every_number(p: ProjectFolder):
+    document = json.loads(p.run("tune", "--dry-run", "--trials", "500", "--output", "json").stdout)
+    [task] = document["tasks"]
+    assert document["schema_version"] == 1
+    assert task["trials"] == task["candidates"]
+
+
+@pytest.mark.skipif(bool(this_machine().gpus), reason="this machine has a GPU")
+def test_a_target_that_this_machine_cannot_measure_is_skipped_with_a_line(p: ProjectFolder):
+    p.write("spec.yaml", SPEC + GPU)
+    done = p.run("tune", "--dry-run")
+    assert done.exit_code == 0
+    assert "target gpu would be skipped: it has 1 x A10, this machine none" in done.stdout
+
+
+def test_exit_3_where_no_target_is_left(p: ProjectFolder):
+    p.write("spec.yaml", SPEC.replace("cores: 1", "cores: 4096"))
+    done = p.run("tune")
+    assert done.exit_code == 3
+    assert "this machine can measure none of the targets: cpu: it has 4096 cores" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--target", "gpu"), 'the spec has no target "gpu"'),
+        (("--model", "mpl"), 'the spec has no model "mpl"; did you mean "mlp"?'),
+        (("--timeout", "soon"), "is no duration"),
+        (("--timeout", "0s"), "is no duration"),
+        (("--trials", "0"), "--trials"),
+        (("--perf-analyzer", "nowhere"), "--perf-analyzer"),
+    ],
+)
+def test_a_wrong_option_exits_2(p: ProjectFolder, option: tuple[str, ...], message: str):
+    done = p.run("tune", *option)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert not p.path(".tritonc").exists()
+
+
+def test_an_open_dimension_is_an_error_with_its_place(p: ProjectFolder):
+    p.write("models/mlp.onnx", text_recognition())
+    done = p.run("tune")
+    assert done.exit_code == 2
+    assert "spec.yaml:4:3" in done.stderr
+    assert "shapes:" in done.stderr
+
+
+def test_a_second_tune_in_a_project_exits_3(p: ProjectFolder):
+    p.path(".tritonc").mkdir()
+    with FileLock(p.path(".tritonc/tune.lock")):
+        done = p.run("tune")
+    assert done.exit_code == 3
+    assert "another tritonc tune runs in" in done.stderr
+
+
+def test_a_foreign_output_folder_is_found_before_anything_is_measured(p: ProjectFolder):
+    p.write("build/notes.txt", "mine")
+    done = p.run("tune")
+    assert done.exit_code == 2
+    assert "holds files that tritonc did not write" in done.stderr
+    assert not p.path(".tritonc").exists()
+
+
+def test_a_broken_lock_is_found_before_anything_is_measured(p: ProjectFolder):
+    p.write("spec.lock.yaml", "schema_version: 99\n")
+    done = p.run("tune")
+    assert done.exit_code == 2
+    assert not p.path(".tritonc").exists()
+
+
+def test_help_has_an_example_and_a_unit_for_the_timeout(p: ProjectFolder):
+    text = " ".join(p.run("tune", "--help").stdout.split())
+    assert "Example: tritonc tune" in text
+    assert "90s, 15m, 2h" in text

@@ -1,0 +1,75 @@
+"""Which study is continued, and when the ranking may not carry over."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.tuner.spaces import capacity
+from tritonc.schemas.lock import Digests
+from tritonc.schemas.measurement import EngineInfo, Hardware
+from tritonc.schemas.spec import ModelSpec, Slo
+from tritonc.tuner.evidence import caveats, next_study_name, study_name
+
+DIGESTS = Digests(source="s", signature="i", space="p", load="l")
+ENGINE = EngineInfo(name="embedded", triton="2.51.0", release="24.10", load_generator="perf_analyzer 2.43.0")
+HARDWARE = Hardware(cpu="CPU", cores=2, memory_bytes=2**30)
+
+
+def name(digests: Digests = DIGESTS, engine: EngineInfo = ENGINE, existing=()) -> str:
+    return study_name("mlp", "cpu", digests, engine, HARDWARE, existing)
+
+
+def test_a_study_is_named_for_all_that_its_numbers_depend_on():
+    names = {
+        name(),
+        name(digests=DIGESTS.model_copy(update={"source": "other weights"})),
+        name(digests=DIGESTS.model_copy(update={"load": "another SLO"})),
+        name(engine=ENGINE.model_copy(update={"name": "local"})),
+        name(engine=ENGINE.model_copy(update={"server_cores": (0,)})),
+    }
+    assert len(names) == 5
+    assert name() == name()
+
+
+def test_the_latest_study_is_continued_and_those_of_others_are_not():
+    first = name()
+    second = next_study_name(first)
+    tenth = f"{first} #10"
+    assert name(existing=[first]) == first
+    assert name(existing=[tenth, first, second]) == tenth
+    assert name(existing=["mlp on cpu 000000000000 #7"]) == first
+
+
+def model(**slo: float) -> ModelSpec:
+    return ModelSpec(source="m.onnx", slo=Slo(**slo))
+
+
+def baseline(execution_ms: float | None):
+    made = capacity(100.0)
+    measured = made.measurement.model_copy(update={"compute_infer_ms": execution_ms})
+    return replace(made, measurement=measured, steps=(measured,))
+
+
+@pytest.mark.parametrize(
+    ("execution_ms", "slo", "words"),
+    [
+        (1.9, {}, ["takes 1.9 ms"]),
+        (2.0, {}, []),
+        (10.0, {"p99_latency_ms": 49.0}, ["p99 limit of 49 ms"]),
+        (10.0, {"p99_latency_ms": 50.0}, []),
+        (1.0, {"p99_latency_ms": 4.0}, ["takes 1 ms", "p99 limit of 4 ms"]),
+        (None, {"p99_latency_ms": 1.0}, []),
+    ],
+)
+def test_short_executions_and_tight_limits_are_said(execution_ms, slo, words):
+    said = caveats(ENGINE, model(**slo), baseline(execution_ms))
+    assert len(said) == len(words)
+    assert all(word in sentence for word, sentence in zip(words, said, strict=True))
+    assert all("--engine local" in sentence for sentence in said)
+
+
+def test_the_local_engine_and_a_failed_baseline_have_no_caveats():
+    assert caveats(ENGINE.model_copy(update={"name": "local"}), model(), baseline(0.1)) == ()
+    assert caveats(ENGINE, model(), None) == ()
