@@ -94,7 +94,7 @@ class Child:
 
     def _await_start(self) -> None:
         deadline = time.monotonic() + _START_S
-        while not self.pid:
+        while True:
             self._listen(max(0.0, deadline - time.monotonic()))
             if self.pid:  # and perhaps ended already
                 return

@@ -123,7 +123,7 @@ def _tensors(declared: Iterable[Mapping[str, Any]], batching: bool) -> tuple[Ten
     for each in declared:
         if each["data_type"] == "TYPE_BF16":
             raise ConfigError(
-                f"{each['name']}: TYPE_BF16 tensors are served by no onnxruntime backend before release 26.03"
+                f"{each['name']}: TYPE_BF16 tensors are served by no official backend before release 26.03"
             )
         dims = each["reshape"]["shape"] if "reshape" in each else each["dims"]
         full = ([-1] if batching else []) + [int(dim) for dim in dims]

@@ -201,6 +201,8 @@ def _runner(settings: serving.Settings, request: Any, slot: IO[bytes] | None) ->
                 f"the openvino backend answers requests of batch {batch} (max_batch_size) only, not {rows}"
             )
         with _held(slot):
+            # The next run overwrites shared outputs. It comes when the response has been written out: of
+            # several requests in one execution none has the rows that a run needs.
             results = request.infer(inputs, share_inputs=True, share_outputs=True)
         return [results[name] for name in names]
 
