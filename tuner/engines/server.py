@@ -349,7 +349,8 @@ def _start(
         name = f"tritonc-{uuid.uuid4().hex[:12]}"
         command = _arguments(installation, repository, ports, name, args)
         before = log.stat().st_size
-        child = Child(command, output=log, env=installation.env, cores=cores, shared_memory=f"{name}-")
+        env = {**installation.env, "TRITONC_SERVER_ID": name}
+        child = Child(command, output=log, env=env, cores=cores, shared_memory=f"{name}-")
         server = TritonServer(child, (ports[0], ports[1], ports[2]), log, repository)
         try:
             if _await_ready(server, name):

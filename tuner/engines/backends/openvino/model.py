@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -186,8 +185,9 @@ def _compile(
         one = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads}
         return core.compile_model(model, "CPU", {**hint, **one}), None
     index = int(args["model_instance_name"].rpartition("_")[2])
-    name = f"tritonc-{os.getppid()}-{Path(args['model_repository']).name}-{index % streams}.lock"
-    return compiled, (Path(tempfile.gettempdir()) / name).open("wb")
+    # Named like the server's shared memory, it is removed with that.
+    name = f"{os.environ['TRITONC_SERVER_ID']}-{Path(args['model_repository']).name}-{index % streams}.lock"
+    return compiled, Path("/dev/shm", name).open("wb")  # noqa: S108 - the name is this server's alone
 
 
 def _runner(settings: serving.Settings, request: Any, slot: IO[bytes] | None) -> serving.Run:
