@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -43,14 +44,14 @@ OnLoad = Callable[[Load | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """Where the wall time of a trial went."""
+    """Where the wall time of a trial went; warm-up and steps are those of the load generator."""
 
     load: float = 0.0
     warm_up: float = 0.0
     verify: float = 0.0
     steps: float = 0.0
     own: float = 0.0
-    """Neither of these: tritonc itself."""
+    """None of these: tritonc itself, and asking the server how it is."""
 
     @property
     def total(self) -> float:
@@ -178,6 +179,28 @@ def take_sample(
         return err.failure
 
 
+class _Clock:
+    """Wall time by phase."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._spent: dict[str, float] = {}
+
+    @contextmanager
+    def counting(self, phase: str) -> Iterator[None]:
+        """Adds what happens inside to a phase."""
+        entered = time.monotonic()
+        try:
+            yield
+        finally:
+            self._spent[phase] = self._spent.get(phase, 0.0) + time.monotonic() - entered
+
+    def seconds(self, loaded_s: float) -> Seconds:
+        """All phases so far; `loaded_s` is what loading took before, where it did."""
+        own = time.monotonic() - self._began - sum(self._spent.values())
+        return Seconds(**{"load": loaded_s, **self._spent}, own=own)
+
+
 @dataclass(slots=True)
 class _Trial:
     """One candidate on the server."""
@@ -190,6 +213,8 @@ class _Trial:
     seed: int | None = None
     rng: np.random.Generator = field(init=False)
     shortest_s: float = field(init=False, default=0.0)
+    clock: _Clock = field(init=False, default_factory=_Clock)
+    phase: str = field(init=False, default="steps")
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.bench.seed if self.seed is None else self.seed)
@@ -197,31 +222,30 @@ class _Trial:
     def capacity(
         self, reference: Reference | None, baseline: Measurement | None, loaded_s: float | None
     ) -> Capacity | Failure:
-        clock = _Clock()
         if loaded_s is None:
-            with clock.counting("load"):
+            with self.clock.counting("load"):
                 self.server.load(self.model)
         if reference is not None:
-            with clock.counting("verify"):
+            with self.clock.counting("verify"):
                 differs = self._verify(reference)
             if differs is not None:
                 return differs
         self.on_load(None)
-        with clock.counting("warm_up"):
-            saturated = self._warm_up()
+        self.phase = "warm_up"
+        saturated = self._warm_up()
         if isinstance(saturated, Failure):
             return saturated
         bench = self.bench
         search = LoadSearch(bench.workload, bench.slo, bench.objective, saturated=saturated)
-        with clock.counting("steps"):
-            samples = self._steps(search, saturated)
+        self.phase = "steps"
+        samples = self._steps(search, saturated)
         if isinstance(samples, Failure):
             return samples
         best = search.best()
         if best is None:
             return Failure(reason="no_result", detail="nothing was completed under any load")
-        seconds = clock.seconds(loaded_s or 0.0)
-        return _capacity(bench, best, samples, baseline, seconds)
+        found = _capacity(bench, best, samples, baseline)
+        return replace(found, seconds=self.clock.seconds(loaded_s or 0.0))
 
     def _verify(self, reference: Reference) -> Failure | None:
         bench = self.bench
@@ -274,7 +298,7 @@ class _Trial:
             too_slow = isinstance(sample, NoWindow) and sample.reason == "too_slow"
             if not too_slow or length_s >= self._longest_s():
                 return sample
-            length_s = self.shortest_s = min(3 * length_s, self._longest_s())
+            length_s = self.shortest_s = min(2 * length_s, self._longest_s())
 
     def _longest_s(self) -> float:
         """How long to look for a completion: not for long where the SLO would be missed by far anyway."""
@@ -284,9 +308,11 @@ class _Trial:
     def _window(self, load: Load, window_s: float) -> Sample | NoWindow:
         """One window, with what the server counted meanwhile."""
         before = self.server.statistics(self.model)
-        seen = self.bench.generator.run(
-            self.server.grpc_address, self.model, load, window_s, self.bench.data, rng=self.rng
-        )
+        bench = self.bench
+        with self.clock.counting(self.phase):
+            seen = bench.generator.run(
+                self.server.grpc_address, self.model, load, window_s, bench.data, rng=self.rng
+            )
         if isinstance(seen, NoWindow):
             return seen
         if not seen.drained:
@@ -328,7 +354,6 @@ def _capacity(
     best: Load,
     samples: Mapping[Load, Sequence[Sample]],
     baseline: Measurement | None,
-    seconds: Seconds,
 ) -> Capacity:
     steps = sorted((pooled(each) for each in samples.values()), key=_level)
     measured = pooled(samples[best])
@@ -339,35 +364,9 @@ def _capacity(
         slo_met=all(value <= 0 for value in missed.values()),
         violations=missed,
         objective=objective_value(bench.objective, bench.slo, measured, baseline),
-        seconds=seconds,
     )
 
 
 def _level(measured: Measurement) -> float:
     load = measured.load
     return load.concurrency if isinstance(load, ClosedLoad) else load.rate
-
-
-class _Clock:
-    """Wall time by phase."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._spent: dict[str, float] = {}
-        self._phase = ""
-        self._entered = 0.0
-
-    def counting(self, phase: str) -> _Clock:
-        self._phase = phase
-        return self
-
-    def __enter__(self) -> None:
-        self._entered = time.monotonic()
-
-    def __exit__(self, *_error: object) -> None:
-        self._spent[self._phase] = self._spent.get(self._phase, 0.0) + time.monotonic() - self._entered
-
-    def seconds(self, loaded_s: float) -> Seconds:
-        own = time.monotonic() - self._began - sum(self._spent.values())
-        spent = {"load": loaded_s, **self._spent}
-        return Seconds(**spent, own=own)
