@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from tritonc.compiler.protobuf import ModelConfig
 from tritonc.schemas.spec import TargetSpec
 
-IMAGE = "nvcr.io/nvidia/tritonserver"
-"""Triton's own container image; a release 24.10 is its tag 24.10-py3."""
+IMAGE = '"$REGISTRY/nvidia/tritonserver:{release}-py3"'
+"""Triton's own container image, from whichever registry a team pulls it."""
 
 _CACHE_BYTES_A_MODEL = 64 << 20
 """Room in the response cache for each model that uses it; the cache is one for the whole server."""
@@ -19,7 +19,8 @@ def server_args(target: TargetSpec, configs: Iterable[ModelConfig]) -> bytes:
     cached = sum(config.response_cache.enable for config in configs)
     flags = [f"--cache-config=local,size={cached * _CACHE_BYTES_A_MODEL}"] if cached else []
     comment = [
-        "# Flags that tritonserver needs for this repository, one a line. To serve it, in this folder:",
+        "# Flags that tritonserver needs for this repository, one a line. To serve it, in this folder,",
+        "# with REGISTRY set to the host of NVIDIA's NGC registry or of your mirror:",
         f"# {docker_run(target)}",
     ]
     return "\n".join([*comment, *flags, ""]).encode()
@@ -40,7 +41,7 @@ def docker_run(target: TargetSpec) -> str:
             *limits,
             "-p 8000:8000 -p 8001:8001 -p 8002:8002",
             '-v "$PWD:/models:ro"',
-            f"{IMAGE}:{target.triton}-py3",
+            IMAGE.format(release=target.triton),
             "tritonserver --model-repository=/models $(grep -v '^#' server.args)",
         ]
     )

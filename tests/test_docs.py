@@ -101,7 +101,7 @@ def test_every_changelog_fragment_has_a_known_type() -> None:
 
 def test_no_registry_and_no_path_of_one_machine_is_committed() -> None:
     """Whatever index pip is configured for is used, and nothing depends on where the project lies."""
-    forbidden = re.compile(r"pypi\.org|pythonhosted|nvcr\.io|ngc\.nvidia\.com|index-url|/root/|/work/")
+    forbidden = re.compile(r"https?://|index-url|/root/|/work/")
     for name in ("Makefile", ".ci/run", "requirements.txt", "pyproject.toml", "examples/fetch_models.py"):
         text = (ROOT / name).read_text(encoding="utf-8").replace("--no-emit-index-url", "")
         assert not forbidden.search(text), name

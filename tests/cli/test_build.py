@@ -373,7 +373,7 @@ class TestFiles:
         ok(p)
         text = p.path("build/cpu/server.args").read_text()
         assert "docker run --rm --cpus=2 " in text
-        assert "tritonserver:24.10-py3 tritonserver --model-repository=/models" in text
+        assert 'tritonserver:24.10-py3" tritonserver --model-repository=/models' in text
         assert [line for line in text.splitlines() if not line.startswith("#")] == []
 
     def test_a_response_cache_is_a_flag_of_the_server(self, p: ProjectFolder) -> None:
