@@ -24,6 +24,7 @@ MAX_ASKS = 8
 _STEP = 0.05  # the bracket is narrow enough when its ends are this close, or neighbours
 _NEAR = 0.1  # a load this close to the limit is measured twice before it is believed
 _TIMES = 2
+_FLAT_STEP = 1.5  # a smaller step may only have left a good multiple of the batch size
 _STRAY = 1.4  # p99 over average is nearly constant within a model (fact 3): beyond that it is noise
 _FARTHEST = 4.0  # one step goes no farther than this factor
 _TAIL_RATIO = 1.3  # p99 over average at saturation; it is nearly constant within a model
@@ -231,7 +232,7 @@ class _ClosedCapacity:
             assert high is not None  # there is at least one point
             return None if high.level <= 1 else max(1, min(high.level - 1, math.floor(_shrunk(high))))
         if high is None:
-            if low.level >= self.ceiling or _flat(points):
+            if low.level >= self.ceiling or _flat(points) or low.excess > -_STEP:
                 return None
             farther = low.level / max(1 + low.excess, 1 / _FARTHEST)
             return min(self.ceiling, max(low.level + 1, math.floor(farther)))
@@ -333,11 +334,11 @@ def _isotonic(points: Sequence[Point]) -> list[float]:
 
 
 def _flat(points: Sequence[Point]) -> bool:
-    """Whether the highest level, at least a quarter above the next, gained less than 2% over it."""
+    """Whether the highest level, well above the next, gained less than 2% over it."""
     if len(points) < 2:
         return False
     before, last = points[-2], points[-1]
-    return last.level >= 1.25 * before.level and last.throughput < before.throughput * (1 + GAIN)
+    return last.level >= _FLAT_STEP * before.level and last.throughput < before.throughput * (1 + GAIN)
 
 
 def _shrunk(high: Point) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +95,8 @@ def pooled(samples: Sequence[Sample]) -> Measurement:
     sample = Sample.joined(samples)
     windows, counted = sample.windows, sample.counted
     requests = max(1, counted.requests)
+    sustained = 2 * sum(window.sustained for window in windows) >= len(windows)
+    latency_ms = sample.latency_ms() if sustained else _open_ended(sample.latency_ms())
     rates = [window.offered_rate for window in windows]
     offered = [rate for rate in rates if rate is not None]
     return Measurement(
@@ -103,9 +105,9 @@ def pooled(samples: Sequence[Sample]) -> Measurement:
         errors=counted.failed_requests,
         duration_s=sum(window.duration_s for window in windows),
         throughput=sample.throughput(),
-        latency_ms=sample.latency_ms(),
+        latency_ms=latency_ms,
         offered_rate=sum(offered) / len(offered) if offered else None,
-        sustained=2 * sum(window.sustained for window in windows) >= len(windows),
+        sustained=sustained,
         queue_ms=counted.queue_ns / requests / 1e6,
         compute_input_ms=counted.compute_input_ns / requests / 1e6,
         compute_infer_ms=counted.compute_infer_ns / requests / 1e6,
@@ -115,6 +117,11 @@ def pooled(samples: Sequence[Sample]) -> Measurement:
         gpu_memory_bytes=sample.gpu_memory_bytes,
         warnings=tuple(dict.fromkeys(text for window in windows for text in window.warnings)),
     )
+
+
+def _open_ended(latency_ms: Mapping[Percentile, Interval]) -> dict[Percentile, Interval]:
+    """The same without upper ends: under a load that is not sustained latency grows without end."""
+    return {name: Interval(value=each.value, low=each.low) for name, each in latency_ms.items()}
 
 
 def _counts(counted: Statistics) -> tuple[int, ...]:
