@@ -36,6 +36,6 @@ class Candidate:
 
     @property
     def id(self) -> str:
-        """Ten hexadecimal digits that depend on the knobs alone, the same on every machine and in every run."""
+        """Ten hexadecimal digits that depend on the knobs alone, the same on every machine."""
         text = json.dumps(self.knobs, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -14,9 +14,10 @@ COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Instance counts worth trying: doubling, with one step between."""
 GPU_COUNT_LIMIT = 8
 DELAYS_US = (0, 100, 500, 2000, 5000)
-GPU_WARMED = ("cuda", "tensorrt")
+WARMED = ("cuda", "tensorrt", "openvino")
 """Accelerators on which a batch size costs far more the first time it is seen (cuDNN's algorithm search,
-TensorRT's engine build): model_warmup, which alone reaches every instance, is written unasked."""
+TensorRT's engine build, OpenVINO's compilation for a shape): model_warmup, which alone reaches every
+instance, is written unasked."""
 
 
 def powers_of_two(first: int, last: int) -> tuple[int, ...]:
@@ -177,9 +178,9 @@ def _delays(facts: Facts, _chosen: Chosen) -> Sequence[KnobValue]:
     return [delay for delay in DELAYS_US if slo is None or delay <= slo * 1000 / 2]
 
 
-def _preferred(_facts: Facts, chosen: Chosen) -> Sequence[KnobValue]:
-    sizes = [size for size in chosen["max_batch_size"] if isinstance(size, int) and size > 1]
-    return [(), *((size,) for size in sizes)]
+def _preferred(_facts: Facts, _chosen: Chosen) -> Sequence[KnobValue]:
+    """Only "absent": Triton's core completes that to [max_batch_size], as server 2.51.0 shows."""
+    return [()]
 
 
 def _refuse_preferred(facts: Facts, value: KnobValue) -> str:
@@ -316,7 +317,7 @@ SHARED: tuple[Knob, ...] = (
         Switch(),
         refuse=_refuse_warmup,
         grid=_warmups,
-        grid_conditions=where(Condition("accelerator", GPU_WARMED)),
+        grid_conditions=where(Condition("accelerator", WARMED)),
         wish=wish(True),
     ),
     Knob(

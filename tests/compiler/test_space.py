@@ -33,11 +33,11 @@ def test_the_default_grids_are_those_of_the_contract(tmp_path: Path) -> None:
         "max_batch_size": (1, 2, 4, 8, 16, 32),
         "dynamic_batching": (False, True),
         "max_queue_delay_microseconds": (0, 100, 500, 2000, 5000),
-        "preferred_batch_size": ((), (2,), (4,), (8,), (16,), (32,)),
+        "preferred_batch_size": ((),),
         "intra_op_thread_count": (0, 1, 2, 4, 6),
     }
-    # 5 counts x 5 thread counts x (batch 1, or 5 sizes x (batching off, or on with 5 delays x 2 preferences))
-    assert len(space) == 5 * 5 * (1 + 5 * (1 + 5 * 2))
+    # 5 counts x 5 thread counts x (batch 1, or 5 sizes x (batching off, or on with 5 delays))
+    assert len(space) == 5 * 5 * (1 + 5 * (1 + 5))
 
 
 def test_a_gpu_searches_one_to_eight_instances_and_warms_every_batch_size_up(tmp_path: Path) -> None:
