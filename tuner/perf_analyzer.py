@@ -55,6 +55,7 @@ _REQUEST_COUNT = re.compile(r"Request count: (\d+)")
 _VERSION = re.compile(r"Version (\d+\.\d+\.\d+)")
 _DELAYED = re.compile(r"([\d.]+)% of the requests were delayed")
 _NO_COMPLETIONS = ("Failed to obtain stable measurement", "No valid requests recorded")
+_REQUEST_ERRORS = ("had error", "Failed to retrieve results")
 _NO_CONNECTION = (
     "failed to connect",
     "Connection refused",
@@ -70,11 +71,12 @@ class NoWindow:
 
     Attributes:
         reason: "too_slow": a third of the window passed without a completion; "connection": the server was
-            not there; "errors": it answered with errors; "deadline": it did not answer in time.
+            not there; "errors": it answered with errors; "deadline": it did not answer in time;
+            "unknown": something else, which another try may not meet.
         detail: the load generator's own words.
     """
 
-    reason: Literal["too_slow", "connection", "errors", "deadline"]
+    reason: Literal["too_slow", "connection", "errors", "deadline", "unknown"]
     detail: str
 
 
@@ -270,7 +272,7 @@ def _no_window(code: int | None, output: str) -> NoWindow:
         return NoWindow("connection", detail)
     if any(text in output for text in _NO_COMPLETIONS) and "had error" not in output:
         return NoWindow("too_slow", detail)
-    return NoWindow("errors", detail)
+    return NoWindow("errors" if any(text in output for text in _REQUEST_ERRORS) else "unknown", detail)
 
 
 def perf_analyzer_at(binary: Path, env: Mapping[str, str], cores: tuple[int, ...] = ()) -> PerfAnalyzer:

@@ -109,9 +109,9 @@ def test_what_was_completed_counts_when_the_answers_take_too_long(tmp_path: Path
         (None, "error: failed to get model metadata: failed to connect to all addresses", 99, "connection"),
         (None, "Thread [0] had error: Socket closed", 99, "connection"),
         (None, "Thread [0] had error: Stub process 'm_0_0' is not healthy.", 99, "errors"),
-        ("", "", 0, "errors"),
-        ("{", "", 0, "errors"),
-        ('{"experiments": []}', "", 0, "errors"),
+        ("", "", 0, "unknown"),
+        ("{", "", 0, "unknown"),
+        (None, "failed to find the requested model version", 99, "unknown"),
     ],
 )
 def test_why_there_is_no_result(
