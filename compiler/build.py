@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tritonc.compiler.difference import (
+from tritonc.compiler.output.difference import (
     Difference,
     WeightsMode,
     check_repository,
     read_manifest,
     require_own,
 )
-from tritonc.compiler.output_folder import errors_named, require_folder
+from tritonc.compiler.output.folder import errors_named, require_folder
+from tritonc.compiler.output.swap import has_left_overs, is_temporary
+from tritonc.compiler.output.writer import write_repository
 from tritonc.compiler.project import Project
 from tritonc.compiler.repository import Repository, compile_repository
-from tritonc.compiler.swap import has_left_overs, is_temporary
-from tritonc.compiler.writer import write_repository
 from tritonc.schemas.errors import InputErrors, OutputError, TritoncError
 from tritonc.schemas.lock import Lock
 

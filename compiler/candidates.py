@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.manifest import MANIFEST_PATH
+from tritonc.compiler.output.manifest import MANIFEST_PATH
 from tritonc.compiler.project import Project
 from tritonc.compiler.repository import Content, Repository, compile_candidate
 from tritonc.compiler.space import Space, space_for

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from tritonc.compiler.backends import BACKENDS
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.dimension import Point
-from tritonc.compiler.knobs import powers_of_two
+from tritonc.compiler.knobs.dimension import Point
+from tritonc.compiler.knobs.shared import powers_of_two
 from tritonc.compiler.passthrough import merge_passthrough
 from tritonc.compiler.protobuf import ModelConfig, model_config_pb2
 from tritonc.compiler.signature import OPEN, Signature, Tensor

@@ -11,8 +11,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tritonc.compiler.backends import CATALOGUE
-from tritonc.compiler.dimension import Dimension
-from tritonc.compiler.knob import Place
+from tritonc.compiler.knobs.dimension import Dimension
+from tritonc.compiler.knobs.knob import Place
 from tritonc.compiler.protobuf import ModelConfig
 from tritonc.schemas.errors import InputErrors, SpecError, did_you_mean
 

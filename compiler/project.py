@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tritonc.compiler.dims import dims_problems, pinned
-from tritonc.compiler.model_file import ModelFile, read_model_file
+from tritonc.compiler.models.dims import dims_problems, pinned
+from tritonc.compiler.models.model_file import ModelFile, read_model_file
+from tritonc.compiler.models.source import path_of_source, require_inside
 from tritonc.compiler.signature import OPEN, Signature
-from tritonc.compiler.source import path_of_source, require_inside
 from tritonc.schemas.errors import InputErrors, ModelFileError, SpecError
 from tritonc.schemas.spec import ModelSpec, Spec
 from tritonc.schemas.spec_file import SpecFile, read_spec

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.header import candidate_header, selection_header
-from tritonc.compiler.manifest import MANIFEST_PATH, FileRecord, Manifest, print_manifest
 from tritonc.compiler.model_config import render
-from tritonc.compiler.model_file import ModelFile
+from tritonc.compiler.models.model_file import ModelFile
+from tritonc.compiler.output.manifest import MANIFEST_PATH, FileRecord, Manifest, print_manifest
 from tritonc.compiler.pbtxt import print_pbtxt
 from tritonc.compiler.project import Project
 from tritonc.compiler.protobuf import ModelConfig

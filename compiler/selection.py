@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.legal_candidate import candidate_from
+from tritonc.compiler.knobs.legal_candidate import candidate_from
 from tritonc.compiler.project import Project
 from tritonc.compiler.space import Space, baseline_for, legal_choices, space_for
 from tritonc.compiler.stale import Part, changed_parts, digests, digests_in

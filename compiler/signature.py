@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tritonc.compiler.batch_axis import has_batch_axis
-from tritonc.compiler.onnx_file import OnnxFile, read_onnx
-from tritonc.compiler.shape_inference import Dim, ShapeInference, Shapes, declared_dims
+from tritonc.compiler.models.batch_axis import has_batch_axis
+from tritonc.compiler.models.onnx_file import OnnxFile, read_onnx
+from tritonc.compiler.models.shape_inference import Dim, ShapeInference, Shapes, declared_dims
 from tritonc.schemas.errors import ModelFileError
 
 if TYPE_CHECKING:

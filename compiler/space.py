@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.dimension import Choice, Condition, Dimension, legal_choices
-from tritonc.compiler.dimensions import Dimensions, baseline_of, dimensions_for
+from tritonc.compiler.knobs.dimension import Choice, Condition, Dimension, legal_choices
+from tritonc.compiler.knobs.dimensions import Dimensions, baseline_of, dimensions_for
 from tritonc.compiler.model_config import render
 from tritonc.compiler.passthrough import knob_problems
 from tritonc.schemas.errors import InputErrors

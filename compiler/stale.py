@@ -7,8 +7,8 @@ import hashlib
 import json
 from typing import Literal
 
+from tritonc.compiler.models.source import path_of_source
 from tritonc.compiler.project import Project
-from tritonc.compiler.source import path_of_source
 from tritonc.compiler.space import Space, space_for
 from tritonc.schemas.errors import ModelFileError
 from tritonc.schemas.lock import Digests

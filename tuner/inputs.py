@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tritonc.compiler.models.source import path_of_source
 from tritonc.compiler.project import Project, measuring_shapes
 from tritonc.compiler.signature import OPEN, Tensor
-from tritonc.compiler.source import path_of_source
 from tritonc.schemas.errors import InputErrors, ModelFileError, SpecError, did_you_mean
 from tritonc.schemas.spec import ConstantData, InputData, RandomData
 from tritonc.tuner.input_file import InputFileError, read_samples

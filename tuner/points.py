@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.dimension import Dimension, Point, legal_choices
+from tritonc.compiler.knobs.dimension import Dimension, Point, legal_choices
 from tritonc.compiler.space import Space
 from tritonc.schemas.lock import KnobValue
 

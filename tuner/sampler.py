@@ -20,7 +20,7 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.dimension import Dimension
+from tritonc.compiler.knobs.dimension import Dimension
 from tritonc.compiler.space import Space
 from tritonc.schemas.lock import KnobValue
 from tritonc.tuner.points import complete, nearest, unseen_near

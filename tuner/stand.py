@@ -9,9 +9,9 @@ from pathlib import Path
 from types import TracebackType
 
 from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.output.writer import write_repository
 from tritonc.compiler.project import Project
 from tritonc.compiler.repository import compile_candidate
-from tritonc.compiler.writer import write_repository
 from tritonc.schemas.measurement import Failure
 from tritonc.tuner.engines import Engine, Server, ServerFailure
 

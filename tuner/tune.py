@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tritonc.compiler.build import compile_targets, require_writable, write_targets
-from tritonc.compiler.difference import Difference
+from tritonc.compiler.output.difference import Difference
 from tritonc.compiler.project import Project
 from tritonc.schemas.errors import SetupError
 from tritonc.schemas.lock import Decision

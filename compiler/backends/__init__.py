@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from tritonc.compiler.backends import onnxruntime, openvino
 from tritonc.compiler.backends.backend import Accelerator, Backend
-from tritonc.compiler.knob import Knob
-from tritonc.compiler.knobs import SHARED
+from tritonc.compiler.knobs.knob import Knob
+from tritonc.compiler.knobs.shared import SHARED
 from tritonc.schemas.errors import did_you_mean
 
 BACKENDS: Mapping[str, Backend] = MappingProxyType(

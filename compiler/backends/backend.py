@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-from tritonc.compiler.facts import Facts, InstanceKind
-from tritonc.compiler.knob import Knob
+from tritonc.compiler.knobs.facts import Facts, InstanceKind
+from tritonc.compiler.knobs.knob import Knob
 from tritonc.compiler.protobuf import ModelConfig
 from tritonc.compiler.release import Release
 from tritonc.compiler.signature import Signature

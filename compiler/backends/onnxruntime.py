@@ -11,11 +11,11 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from tritonc.compiler.backends.backend import Accelerator, facts_have
-from tritonc.compiler.dimension import Condition
-from tritonc.compiler.domains import Domain, OneOf, Switch, Text, Whole
-from tritonc.compiler.facts import Facts
-from tritonc.compiler.knob import Chosen, Knob, Place, one_and_zero, where, wish
-from tritonc.compiler.knobs import powers_of_two
+from tritonc.compiler.knobs.dimension import Condition
+from tritonc.compiler.knobs.domains import Domain, OneOf, Switch, Text, Whole
+from tritonc.compiler.knobs.facts import Facts
+from tritonc.compiler.knobs.knob import Chosen, Knob, Place, one_and_zero, where, wish
+from tritonc.compiler.knobs.shared import powers_of_two
 from tritonc.compiler.protobuf import ModelConfig
 from tritonc.compiler.release import Release
 from tritonc.compiler.signature import Signature

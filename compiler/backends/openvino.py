@@ -18,10 +18,10 @@ from types import MappingProxyType
 
 from tritonc.compiler.backends.backend import Accelerator, facts_have
 from tritonc.compiler.backends.onnxruntime import at_most_the_cores
-from tritonc.compiler.dimension import Condition
-from tritonc.compiler.domains import Domain, OneOf, Switch, Whole
-from tritonc.compiler.facts import Facts
-from tritonc.compiler.knob import Knob, Place, legal_value, where, wish, yes_or_absent
+from tritonc.compiler.knobs.dimension import Condition
+from tritonc.compiler.knobs.domains import Domain, OneOf, Switch, Whole
+from tritonc.compiler.knobs.facts import Facts
+from tritonc.compiler.knobs.knob import Knob, Place, legal_value, where, wish, yes_or_absent
 from tritonc.compiler.protobuf import ModelConfig
 from tritonc.compiler.release import Release
 from tritonc.compiler.signature import Signature

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tritonc.compiler.model_file import ModelFile
+from tritonc.compiler.models.model_file import ModelFile
 from tritonc.compiler.project import Project
 from tritonc.compiler.signature import Signature, Tensor
 from tritonc.schemas.errors import InputErrors

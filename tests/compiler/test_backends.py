@@ -8,8 +8,8 @@ import pytest
 
 from tests.compiler.projects import CPU, FIXED, GPU, IMAGE, project_of, spec_of
 from tritonc.compiler.backends import BACKENDS, CATALOGUE, Backend, onnxruntime, openvino
-from tritonc.compiler.knob import Place
-from tritonc.compiler.legal_candidate import candidate_from
+from tritonc.compiler.knobs.knob import Place
+from tritonc.compiler.knobs.legal_candidate import candidate_from
 from tritonc.compiler.model_config import render
 from tritonc.compiler.protobuf import ModelConfig
 from tritonc.compiler.release import Release

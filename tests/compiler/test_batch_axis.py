@@ -13,8 +13,8 @@ from onnx.reference import ReferenceEvaluator
 
 from tests import models
 from tests.models import FLOAT, INT64, tensor
-from tritonc.compiler import batch_axis
-from tritonc.compiler.shape_inference import declared_dims
+from tritonc.compiler.models import batch_axis
+from tritonc.compiler.models.shape_inference import declared_dims
 
 
 def has_batch_axis(proto: onnx.ModelProto) -> bool:

@@ -5,7 +5,7 @@ import pytest
 
 from tests.compiler.projects import CPU, FIXED, GPU, messages, project_of, spec_of
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.legal_candidate import candidate_from
+from tritonc.compiler.knobs.legal_candidate import candidate_from
 from tritonc.compiler.signature import Signature, Tensor
 from tritonc.compiler.space import space_for
 from tritonc.schemas.errors import InputErrors

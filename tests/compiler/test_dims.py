@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tritonc.compiler.dims import Dims, dims_problems, pinned
+from tritonc.compiler.models.dims import Dims, dims_problems, pinned
 from tritonc.compiler.signature import Signature, Tensor
 
 X = Tensor("x", "TYPE_FP32", (3, 48, -1))

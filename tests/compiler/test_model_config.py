@@ -5,7 +5,7 @@ import pytest
 
 from tests.compiler.projects import CPU, FIXED, GPU, IMAGE, project_of, spec_of
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.legal_candidate import candidate_from
+from tritonc.compiler.knobs.legal_candidate import candidate_from
 from tritonc.compiler.model_config import render, warmup_batch_sizes
 from tritonc.compiler.pbtxt import print_pbtxt
 from tritonc.compiler.project import Project

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import models
-from tritonc.compiler.model_file import read_model_file
+from tritonc.compiler.models.model_file import read_model_file
 from tritonc.compiler.signature import signature_from_onnx
 from tritonc.schemas.errors import ModelFileError
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from tests import models
-from tritonc.compiler.onnx_file import read_onnx
+from tritonc.compiler.models.onnx_file import read_onnx
 from tritonc.schemas.errors import ModelFileError
 
 LARGE = models.mlp(width=1000)

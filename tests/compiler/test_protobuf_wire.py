@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from tests import models
-from tritonc.compiler.protobuf_wire import KEPT_BYTES, without_weights
+from tritonc.compiler.models.protobuf_wire import KEPT_BYTES, without_weights
 
 
 def slim(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -8,7 +8,13 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from tritonc.compiler.manifest import MANIFEST_PATH, FileRecord, Manifest, parse_manifest, print_manifest
+from tritonc.compiler.output.manifest import (
+    MANIFEST_PATH,
+    FileRecord,
+    Manifest,
+    parse_manifest,
+    print_manifest,
+)
 from tritonc.compiler.repository import Repository, Weights
 
 

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests import models
 from tests.models import FLOAT, INT64, tensor
-from tritonc.compiler.shape_inference import Dim, ShapeInference, declared_dims
+from tritonc.compiler.models.shape_inference import Dim, ShapeInference, declared_dims
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tritonc.compiler.source import path_of_source
+from tritonc.compiler.models.source import path_of_source
 from tritonc.schemas.errors import ModelFileError
 
 

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tritonc.compiler import writer
-from tritonc.compiler.difference import check_repository, require_own
+from tritonc.compiler.output import writer
+from tritonc.compiler.output.difference import check_repository, require_own
+from tritonc.compiler.output.writer import write_repository
 from tritonc.compiler.repository import Content, Repository, Weights
-from tritonc.compiler.writer import write_repository
 from tritonc.schemas.errors import ModelFileError, OutputError
 
 CONFIG = PurePosixPath("mlp/config.pbtxt")
@@ -344,7 +344,7 @@ CHILD = """
 import os, resource, signal, sys
 from pathlib import Path, PurePosixPath
 from tritonc.compiler.repository import Repository
-from tritonc.compiler.writer import write_repository
+from tritonc.compiler.output.writer import write_repository
 from tritonc.schemas.errors import TritoncError
 OUT = Path({out!r})
 DIE_AT, EXCHANGE, RENAMES = "", True, ["first rename", "second rename"]

@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping
 
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.dimension import Choice, Condition, Dimension
+from tritonc.compiler.knobs.dimension import Choice, Condition, Dimension
 from tritonc.compiler.space import Space
 from tritonc.schemas.lock import KnobValue
 from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement

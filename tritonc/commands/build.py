@@ -15,7 +15,7 @@ from tritonc.compiler.build import (
     require_writable,
     write_targets,
 )
-from tritonc.compiler.difference import Difference, WeightsMode
+from tritonc.compiler.output.difference import Difference, WeightsMode
 from tritonc.compiler.project import open_project
 from tritonc.compiler.selection import accept_stale
 from tritonc.output import Output

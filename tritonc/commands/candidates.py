@@ -8,9 +8,9 @@ import click
 
 from tritonc.commands.build import chosen_targets
 from tritonc.compiler.candidates import compile_candidates, excerpts
-from tritonc.compiler.difference import WeightsMode
+from tritonc.compiler.output.difference import WeightsMode
+from tritonc.compiler.output.writer import write_repository
 from tritonc.compiler.project import open_project
-from tritonc.compiler.writer import write_repository
 from tritonc.output import Output
 from tritonc.schemas.errors import TritoncError, did_you_mean
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from tritonc.compiler.dimension import Condition
-from tritonc.compiler.domains import Domain
-from tritonc.compiler.facts import Facts
+from tritonc.compiler.knobs.dimension import Condition
+from tritonc.compiler.knobs.domains import Domain
+from tritonc.compiler.knobs.facts import Facts
 from tritonc.compiler.release import Release
 from tritonc.schemas.lock import KnobValue
 

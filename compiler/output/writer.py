@@ -9,18 +9,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from tritonc.compiler import swap
-from tritonc.compiler.difference import (
+from tritonc.compiler.output import swap
+from tritonc.compiler.output.difference import (
     Difference,
     WeightsMode,
     check_repository,
     read_manifest,
     require_own,
 )
-from tritonc.compiler.manifest import MANIFEST_PATH, Manifest, parse_manifest, print_manifest
-from tritonc.compiler.output_folder import errors_named
+from tritonc.compiler.output.folder import errors_named
+from tritonc.compiler.output.manifest import MANIFEST_PATH, Manifest, parse_manifest, print_manifest
+from tritonc.compiler.output.weights import place_weights
 from tritonc.compiler.repository import Content, Repository
-from tritonc.compiler.weights import place_weights
 
 _CANNOT_BE_RENAMED = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS)
 """A mount point, a folder of a lower layer of overlayfs, a folder in one that is not ours to write to."""

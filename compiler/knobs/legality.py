@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tritonc.compiler.backends import BACKENDS, Backend, backend_hint
-from tritonc.compiler.facts import Allowed, Facts, InstanceKind
+from tritonc.compiler.knobs.facts import Allowed, Facts, InstanceKind
 from tritonc.compiler.release import Release
 from tritonc.schemas.errors import SpecError, did_you_mean
 from tritonc.schemas.spec import BackendSpec, ModelSpec, TargetSpec

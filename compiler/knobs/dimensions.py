@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from tritonc.compiler.backends import CATALOGUE
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.dimension import Choice, Condition, Dimension, Point, legal_choices
-from tritonc.compiler.facts import Allowed, Facts
-from tritonc.compiler.knob import Knob
-from tritonc.compiler.legality import facts_for, target_problems
-from tritonc.compiler.searched import Named, searched
+from tritonc.compiler.knobs.dimension import Choice, Condition, Dimension, Point, legal_choices
+from tritonc.compiler.knobs.facts import Allowed, Facts
+from tritonc.compiler.knobs.knob import Knob
+from tritonc.compiler.knobs.legality import facts_for, target_problems
+from tritonc.compiler.knobs.searched import Named, searched
 from tritonc.schemas.errors import InputErrors, SpecError
 from tritonc.schemas.lock import KnobValue
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from tritonc.compiler.manifest import MANIFEST_PATH, Manifest, parse_manifest
-from tritonc.compiler.output_folder import content_of, errors_named, open_file, read_file
+from tritonc.compiler.output.folder import content_of, errors_named, open_file, read_file
+from tritonc.compiler.output.manifest import MANIFEST_PATH, Manifest, parse_manifest
 from tritonc.compiler.repository import Repository, Weights
 from tritonc.schemas.errors import OutputError
 

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from tritonc.compiler.onnx_file import read_onnx
+from tritonc.compiler.models.onnx_file import read_onnx
 from tritonc.compiler.signature import Signature, signature_of
 from tritonc.schemas.errors import ModelFileError
 

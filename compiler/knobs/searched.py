@@ -14,9 +14,9 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from tritonc.compiler.backends import CATALOGUE, knob_hint
-from tritonc.compiler.facts import Facts
-from tritonc.compiler.knob import Knob
-from tritonc.compiler.legality import facts_for, target_problems
+from tritonc.compiler.knobs.facts import Facts
+from tritonc.compiler.knobs.knob import Knob
+from tritonc.compiler.knobs.legality import facts_for, target_problems
 from tritonc.schemas.errors import SpecError
 from tritonc.schemas.lock import KnobValue
 from tritonc.schemas.spec import Range, SearchDomain

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tritonc.compiler.dimension import Condition
-from tritonc.compiler.domains import BatchSizes, OneOf, Switch, Text, Whole
-from tritonc.compiler.facts import Facts
-from tritonc.compiler.knob import Chosen, Knob, where, wish
+from tritonc.compiler.knobs.dimension import Condition
+from tritonc.compiler.knobs.domains import BatchSizes, OneOf, Switch, Text, Whole
+from tritonc.compiler.knobs.facts import Facts
+from tritonc.compiler.knobs.knob import Chosen, Knob, where, wish
 from tritonc.schemas.lock import KnobValue
 
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tritonc.compiler.shape_inference import Dim, ShapeInference, Shapes
+from tritonc.compiler.models.shape_inference import Dim, ShapeInference, Shapes
 
 if TYPE_CHECKING:
     import onnx

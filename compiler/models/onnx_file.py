@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from tritonc.compiler.protobuf_wire import without_weights
+from tritonc.compiler.models.protobuf_wire import without_weights
 from tritonc.schemas.errors import ModelFileError
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from tritonc.compiler.backends import CATALOGUE, knob_hint
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.dimension import Condition
-from tritonc.compiler.facts import Facts
-from tritonc.compiler.legality import facts_for, target_problems
+from tritonc.compiler.knobs.dimension import Condition
+from tritonc.compiler.knobs.facts import Facts
+from tritonc.compiler.knobs.legality import facts_for, target_problems
 from tritonc.schemas.errors import InputErrors, SpecError
 from tritonc.schemas.lock import KnobValue
 

@@ -1,0 +1,1 @@
+"""Model files: found, hashed, and read without their weights."""
