@@ -54,7 +54,12 @@ _COLUMNS: Mapping[Percentile, str] = {
 _REQUEST_COUNT = re.compile(r"Request count: (\d+)")
 _VERSION = re.compile(r"Version (\d+\.\d+\.\d+)")
 _DELAYED = re.compile(r"([\d.]+)% of the requests were delayed")
-_NO_COMPLETIONS = ("Failed to obtain stable measurement", "No valid requests recorded")
+_NO_COMPLETIONS = (
+    "Failed to obtain stable measurement",
+    "No valid requests recorded",
+    # It looks for the version whose counts have grown within the window, and none has.
+    "failed to find the requested model version",
+)
 _REQUEST_ERRORS = ("had error", "Failed to retrieve results")
 _NO_CONNECTION = (
     "failed to connect",
