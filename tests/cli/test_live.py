@@ -1,0 +1,132 @@
+"""What a person sees while `tune` measures, from made-up events."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.tuner.spaces import capacity, small_space
+from tritonc.live import LiveView, PlainView, outcome_text, watching
+from tritonc.output import Output
+from tritonc.schemas.measurement import ClosedLoad, EngineInfo, Failure, Hardware
+from tritonc.tuner.events import (
+    Confirming,
+    LoadStarted,
+    SearchEnded,
+    ServerStarted,
+    StudyStarted,
+    TargetSkipped,
+    TrialFinished,
+    TrialStarted,
+    Warned,
+)
+from tritonc.tuner.search import Trial
+
+SPACE = small_space()
+OTHER = next(candidate for candidate in SPACE if candidate != SPACE.baseline)
+ENGINE = EngineInfo(
+    name="embedded",
+    triton="2.51.0",
+    release="24.10",
+    runtimes={"onnxruntime": "1.24.1"},
+    load_generator="perf_analyzer 2.43.0",
+    server_cores=(0, 1),
+)
+STUDY = StudyStarted(
+    model="mlp",
+    target="cpu",
+    candidates=len(SPACE),
+    trials=20,
+    finished=(),
+    baseline=SPACE.baseline,
+    engine=ENGINE,
+    hardware=Hardware(cpu="CPU", cores=2, memory_bytes=2**33),
+)
+BASELINE = Trial(1, SPACE.baseline, capacity(100.0), "start", 4.0)
+BETTER = Trial(2, OTHER, capacity(125.0), "sampler", 6.0)
+CRASHED = Trial(3, OTHER, Failure(reason="server_crashed", detail="signal 9\nlog"), "sampler", 1.0)
+EVENTS = (
+    TargetSkipped("gpu", "it has 1 x A10, this machine none"),
+    STUDY,
+    ServerStarted(ENGINE),
+    TrialStarted(1, SPACE.baseline),
+    LoadStarted(SPACE.baseline, ClosedLoad(concurrency=4)),
+    TrialFinished(BASELINE, BASELINE),
+    TrialFinished(BETTER, BETTER),
+    TrialFinished(CRASHED, BETTER),
+    ServerStarted(ENGINE, restarted=True),
+)
+
+
+@pytest.fixture
+def output() -> Output:
+    made = Output()
+    made.console = Console(file=io.StringIO(), width=140)
+    return made
+
+
+def drawn(view: LiveView) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(view.draw())
+    return console.file.getvalue()
+
+
+def test_without_a_terminal_each_trial_is_one_line(capsys: pytest.CaptureFixture[str], output: Output):
+    with watching(output) as observer:
+        assert isinstance(observer, PlainView)
+        for event in EVENTS:
+            observer(event)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "target gpu is skipped: it has 1 x A10, this machine none"
+    assert lines[1] == f"mlp on cpu: {len(SPACE)} candidates, 20 trials"
+    assert "embedded engine, Triton 2.51.0 (24.10), onnxruntime 1.24.1" in lines[2]
+    trials = [line for line in lines if line.startswith("trial ")]
+    assert len(trials) == 3
+    assert "(baseline): 100 inferences/s [98.0, 102], p99 20.0 ms" in trials[0]
+    assert "throughput +25.0% to the baseline's; took 6 s" in trials[1]
+    assert "failed, server_crashed: signal 9; took 1 s" in trials[2]
+    assert lines[-1] == "the server was given up and started again"
+
+
+def test_on_a_terminal_there_is_what_is_measured_now_the_best_and_the_time_left(output: Output):
+    view = LiveView(output)
+    for event in EVENTS:
+        view(event)
+    picture = drawn(view)
+    assert "3/20" in picture
+    assert "100 inferences/s [98.0, 102]" in picture
+    assert "125 inferences/s" in picture
+    assert "about 1 min 2 s for the trials" in picture
+    assert "trial 3" in output.console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (TrialStarted(2, OTHER), "loading"),
+        (LoadStarted(OTHER, None), "warm-up"),
+        (LoadStarted(OTHER, ClosedLoad(concurrency=8)), "concurrency 8"),
+        (Confirming(OTHER, "finalist", 2, 4), "confirming, round 2: finalist"),
+        (SearchEnded("the time is up"), "search ended: the time is up"),
+    ],
+)
+def test_the_picture_says_what_happens_now(output: Output, event: Any, words: str):
+    view = LiveView(output)
+    view(STUDY)
+    view(event)
+    assert words in drawn(view)
+
+
+def test_there_is_a_picture_before_the_first_study(output: Output):
+    view = LiveView(output)
+    view(Warned("warning: [red]"))
+    assert "getting the engine ready" in drawn(view)
+    assert output.console.file.getvalue() == "warning: [red]\n"
+
+
+def test_a_missed_slo_says_which_limit_and_by_how_much():
+    missed = Trial(1, OTHER, capacity(90.0, violation=0.25), "sampler", 1.0)
+    assert "misses the SLO (p99_latency_ms by 25%)" in outcome_text(missed, BASELINE)
