@@ -1,0 +1,113 @@
+"""What `tritonc tune` prints at its end."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.conftest import ProjectFolder
+from tests.locks import decision
+from tests.models import mlp
+from tritonc.compiler.project import open_project
+from tritonc.schemas.lock import Decision
+from tritonc.tune_report import estimate_text, result_document, result_text
+from tritonc.tuner.events import TargetSkipped, Undecided
+from tritonc.tuner.tune import Estimate, TuneResult
+
+SPEC = """\
+apiVersion: tritonc/v1
+name: test
+models: {mlp: {source: models/mlp.onnx}}
+targets: {cpu: {device: cpu, cores: 2, backends: {onnxruntime: {accelerators: [none]}}}}
+"""
+
+
+@pytest.fixture
+def decided(project: Any) -> Decision:
+    folder: ProjectFolder = project({"spec.yaml": SPEC, "models/mlp.onnx": mlp()})
+    opened = open_project(folder.path("spec.yaml"))
+    return decision(opened, "mlp", "cpu", {"instance_count": 4}, caveats=("Careful.",))
+
+
+def result_of(*decisions: Decision, **fields: Any) -> TuneResult:
+    values = {
+        "decisions": decisions,
+        "reasons": {(d.model, d.target): "it beats the baseline" for d in decisions},
+        "undecided": (),
+        "skipped": (TargetSkipped("gpu", "it has a GPU"),),
+        "lock_path": Path("spec.lock.yaml"),
+        "out": Path("build"),
+        "built": {},
+        "tracking_uri": "sqlite:///.tritonc/mlflow.db",
+    }
+    return TuneResult(**(values | fields))
+
+
+def text_of(result: TuneResult) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(result_text(result))
+    return console.file.getvalue()
+
+
+def test_baseline_and_choice_stand_side_by_side_with_intervals_load_and_engine(decided: Decision):
+    text = text_of(result_of(decided))
+    assert f"baseline {decided.baseline.configuration.id}" in text
+    assert f"chosen {decided.chosen.configuration.id}" in text
+    assert "concurrency 12" in text
+    assert "88.2 inferences/s [83.8, 92.7]" in text
+    assert "44.1 ms [41.5, unknown (n = 1204)]" in text
+    assert "embedded engine, Triton 2.51.0 (24.10), onnxruntime 1.24.1" in text
+
+
+def test_what_changed_and_how_sure_it_is_is_said(decided: Decision):
+    text = text_of(result_of(decided))
+    assert "It beats the baseline." in text
+    assert "Objective +106.8% to the baseline's; differences below 3.0% count as noise here (95%)." in text
+    assert "  instance_count: 2 -> 4" in text
+    assert "Note: Careful." in text
+    assert "target gpu was skipped: it has a GPU" in text
+
+
+def test_the_next_commands_can_be_typed(decided: Decision):
+    text = text_of(result_of(decided))
+    for command in (
+        "git diff spec.lock.yaml build",
+        "tritonc build --check",
+        "mlflow ui --backend-store-uri sqlite:///.tritonc/mlflow.db",
+    ):
+        assert f"  {command}\n" in text
+
+
+def test_a_kept_baseline_has_one_column(decided: Decision):
+    kept = decided.model_copy(update={"chosen": decided.baseline, "improved": False, "gain": 0.0})
+    text = text_of(result_of(kept))
+    assert "chosen" not in text
+    assert "Changed from the baseline" not in text
+
+
+def test_nothing_measured_is_said_and_the_answer_is_no():
+    result = result_of(undecided=(Undecided("mlp", "cpu", "nothing could be measured; load_failed: x"),))
+    assert "mlp on cpu: nothing could be measured; load_failed: x" in text_of(result)
+    assert not result.slo_met
+
+
+def test_the_document_is_json_with_the_decisions_of_the_lock(decided: Decision):
+    document = json.loads(json.dumps(result_document(result_of(decided))))
+    reason = document["decisions"][0].pop("reason")
+    assert reason == "it beats the baseline"
+    assert Decision.model_validate(document["decisions"][0]) == decided
+    assert document["slo_met"] is True
+
+
+def test_an_estimate_says_what_it_rests_on():
+    typical = Estimate("a", "cpu", 240, 50, 0, 590.0, False)
+    measured = Estimate("b", "cpu", 240, 50, 20, 240.0, True)
+    lines = estimate_text([typical, measured], []).splitlines()
+    assert "about 9 min 50 s (10 s a trial is typical)" in lines[0]
+    assert "50 trials (20 finished), about 4 min (as its trials took so far)" in lines[1]
+    assert lines[2] == "together about 13 min 50 s"
