@@ -20,7 +20,7 @@ from tritonc.tuner.events import (
     Undecided,
 )
 from tritonc.tuner.job import Job, generator_of, info_of, study_of
-from tritonc.tuner.plan import Plan, Settings
+from tritonc.tuner.plan import Plan, Settings, Task
 from tritonc.tuner.search import Search, Trial, study_names
 
 STATE_FOLDER = ".tritonc"
@@ -110,32 +110,33 @@ def tune(
 
 
 def estimate(project: Project, plan: Plan, settings: Settings, engine: Engine) -> tuple[Estimate, ...]:
-    """What each task will cost. Starts and changes nothing."""
-    state = project.folder.resolve() / STATE_FOLDER
-    names = study_names(state / "optuna.db")
+    """What each task will cost. Starts and changes nothing, and fetches nothing in a new project."""
+    storage = project.folder.resolve() / STATE_FOLDER / "optuna.db"
+    names = () if settings.fresh else study_names(storage)
     estimates = []
     for task in plan.tasks:
-        info = info_of(engine, task, generator_of(engine, task, settings))
-        name = study_of(task, plan, info, names)
         trials: tuple[Trial, ...] = ()
-        if name in names and not settings.fresh:
-            trials = Search(task.space, storage=state / "optuna.db", study=name).trials
-        seconds = [trial.seconds for trial in trials]
-        each = sum(seconds) / len(seconds) if seconds else _TYPICAL_TRIAL_S
-        wanted = min(settings.trials, len(task.space))
-        missing = max(0, wanted - len(trials))
-        estimates.append(
-            Estimate(
-                model=task.space.model,
-                target=task.space.target,
-                candidates=len(task.space),
-                trials=wanted,
-                finished=len(trials),
-                seconds=missing * each + _TYPICAL_CONFIRMATION_S,
-                is_measured=bool(seconds),
-            )
-        )
+        if names:
+            info = info_of(engine, task, generator_of(engine, task, settings))
+            name = study_of(task, plan, info, names)
+            trials = Search(task.space, storage=storage, study=name).trials if name in names else ()
+        estimates.append(_estimate(task, settings, trials))
     return tuple(estimates)
+
+
+def _estimate(task: Task, settings: Settings, trials: tuple[Trial, ...]) -> Estimate:
+    seconds = [trial.seconds for trial in trials]
+    each = sum(seconds) / len(seconds) if seconds else _TYPICAL_TRIAL_S
+    wanted = min(settings.trials, len(task.space))
+    return Estimate(
+        model=task.space.model,
+        target=task.space.target,
+        candidates=len(task.space),
+        trials=wanted,
+        finished=len(trials),
+        seconds=max(0, wanted - len(trials)) * each + _TYPICAL_CONFIRMATION_S,
+        is_measured=bool(seconds),
+    )
 
 
 @contextmanager

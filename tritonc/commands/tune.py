@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,7 +129,9 @@ def _terminated_as_interrupted() -> Iterator[None]:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    # nohup has SIGHUP ignored, and that is meant to stay so.
+    wanted = (signal.SIGTERM, signal.SIGHUP)
+    numbers = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
@@ -143,4 +146,4 @@ def _again(spec: Path, trials: int, targets: tuple[str, ...], models: tuple[str,
     words += ["--trials", str(trials)]
     words += [word for target in targets for word in ("--target", target)]
     words += [word for model in models for word in ("--model", model)]
-    return " ".join(words)
+    return shlex.join(words)
