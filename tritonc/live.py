@@ -165,6 +165,7 @@ class PlainView:
     def __init__(self, output: Output) -> None:
         self._output = output
         self._progress = Progress()
+        self._round = 0
 
     def __call__(self, event: Event) -> None:
         """Shows an event."""
@@ -184,11 +185,19 @@ class PlainView:
                 place = f"trial {trial.number}/{study.trials}"
                 return [f"{place}  {who}: {what}; took {numbers.duration(trial.seconds)}"]
             case Confirming() if study:
-                who = candidate_text(event.candidate, study.baseline)
-                place = f"confirming, round {event.round_number} of {event.rounds}"
-                return [f"{place}: {event.role} {who}"] if event.round_number == 1 else []
+                return self._round_lines(event, study)
             case _:
                 return rare_lines(event)
+
+    def _round_lines(self, event: Confirming, study: StudyStarted) -> list[str]:
+        """Who is measured again, in the first round; after it a line for each round."""
+        is_new = event.round_number != self._round
+        self._round = event.round_number
+        rounds = max(event.rounds, event.round_number)
+        lines = [f"confirming, round {event.round_number} of {rounds}"] if is_new else []
+        if event.round_number == 1:
+            lines.append(f"  {event.role} {candidate_text(event.candidate, study.baseline)}")
+        return lines
 
 
 def rare_lines(event: Event) -> list[str]:

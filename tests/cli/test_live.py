@@ -91,6 +91,21 @@ def test_without_a_terminal_each_trial_is_one_line(capsys: pytest.CaptureFixture
     assert lines[-1] == "the server was given up and started again"
 
 
+def test_without_a_terminal_each_round_of_the_confirmation_is_one_line(
+    capsys: pytest.CaptureFixture[str], output: Output
+):
+    view = PlainView(output)
+    view(STUDY)
+    for number in (1, 2, 5):
+        view(Confirming(SPACE.baseline, "baseline", number, 4))
+        view(Confirming(OTHER, "finalist", number, 4))
+    lines = capsys.readouterr().err.splitlines()[3:]
+    assert lines[0] == "confirming, round 1 of 4"
+    assert lines[1] == f"  baseline {SPACE.baseline.id} (baseline)"
+    assert lines[2].startswith(f"  finalist {OTHER.id} (")
+    assert lines[3:] == ["confirming, round 2 of 4", "confirming, round 5 of 5"]
+
+
 def test_on_a_terminal_there_is_what_is_measured_now_the_best_and_the_time_left(output: Output):
     view = LiveView(output)
     for event in EVENTS:
