@@ -218,6 +218,7 @@ class Job:
         decision = decision_of(search, outcome, self._evidence(study))
         lock = read_lock(self._lock_path) or Lock(spec=self._project.spec.name)
         write_lock(self._lock_path, lock.with_decision(decision))
+        search.mark_decided(decision.measured_at)
         self._decided(decision, outcome.verdict.reason)
 
     def _evidence(self, study: _Study) -> Evidence:
@@ -243,7 +244,8 @@ class Job:
             held.digests == study.task.digests
             and held.engine == study.info
             and held.hardware == self._hardware
-            and held.trials == len(study.search.trials) >= study.trials
+            and held.measured_at == study.search.decided_at
+            and len(study.search.trials) >= study.trials
         )
 
     def _previous(self, study: _Study) -> tuple[Candidate | None, Load | None]:

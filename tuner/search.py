@@ -111,6 +111,22 @@ class Search:
         """Every finished trial, failed ones included, in order."""
         return tuple(self._trials)
 
+    @property
+    def decided_at(self) -> str | None:
+        """What `mark_decided` was told last; None before, and since a trial was told."""
+        with _optuna(self._path):
+            decided = self._study.user_attrs.get("decided")
+        return decided["at"] if decided and decided["trials"] == len(self._trials) else None
+
+    def mark_decided(self, at: str) -> None:
+        """Notes that a decision rests on the trials so far; `at` tells it from others.
+
+        Raises:
+            SetupError: it cannot be stored.
+        """
+        with _optuna(self._path):
+            self._study.set_user_attr("decided", {"at": at, "trials": len(self._trials)})
+
     def outcome(self, candidate: Candidate) -> Outcome | None:
         """What came of `candidate`; None where it was not measured."""
         return next((trial.outcome for trial in self._trials if trial.candidate == candidate), None)

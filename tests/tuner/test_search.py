@@ -189,6 +189,16 @@ def test_a_trial_killed_between_its_outcome_and_its_end_is_kept(tmp_path: Path):
     assert Search(SPACE, storage=storage).trials == search.trials
 
 
+def test_a_decision_holds_until_the_next_trial(tmp_path: Path):
+    search = Search(SPACE, storage=tmp_path / "optuna.db")
+    run(search, 2)
+    assert search.decided_at is None
+    search.mark_decided("noon")
+    assert Search(SPACE, storage=tmp_path / "optuna.db").decided_at == "noon"
+    run(search, 1)
+    assert search.decided_at is None
+
+
 def test_studies_of_one_file_are_apart(tmp_path: Path):
     storage = tmp_path / "a folder, 100%?" / "optuna.db"
     assert study_names(storage) == ()
