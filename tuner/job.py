@@ -208,7 +208,7 @@ class Job:
             observer=self._observer,
             log=log.trial,
         )
-        previous, load = self._previous(study)
+        previous, load = self._previous(study, measuring)
         outcome = confirm(entrants(search, previous, load), measuring, self._observer)
         study.stand.withdraw()
         log.finishers(outcome.finishers)
@@ -248,8 +248,8 @@ class Job:
             and len(study.search.trials) >= study.trials
         )
 
-    def _previous(self, study: _Study) -> tuple[Candidate | None, Load | None]:
-        """The configuration served now, if it is a candidate still, and the load it was measured at."""
+    def _previous(self, study: _Study, measuring: StandMeasuring) -> tuple[Candidate | None, Load | None]:
+        """The configuration served now, if it is a candidate still, and the load it carries now."""
         result = served_result(study.held) if study.held else None
         if result is None:
             return None, None
@@ -258,7 +258,11 @@ class Job:
         if candidate not in space:
             self._warn(f"note: the lock's configuration {candidate.id} is no longer in the space")
             return None, None
-        return candidate, result.measurement.load
+        outcome = study.search.outcome(candidate) or measuring.capacity(candidate)
+        if isinstance(outcome, Failure):
+            self._warn(f"warning: the lock's configuration {candidate.id} failed: {outcome.reason}")
+            return None, None
+        return candidate, outcome.measurement.load
 
     def _decided(self, decision: Decision, reason: str) -> None:
         self.decisions.append(decision)

@@ -39,7 +39,7 @@ targets:
       onnxruntime: {accelerators: [none]}
 search:
   instance_count: [1, 2]
-  max_batch_size: [2, 4]
+  max_batch_size: 4
   dynamic_batching: false
   intra_op_thread_count: 1
 """
@@ -135,26 +135,26 @@ def assert_all_gone(folder: Path) -> None:
 @pytest.mark.triton
 @pytest.mark.slow
 def test_a_model_is_tuned_locked_and_built_and_resuming_measures_only_what_is_missing(p: ProjectFolder):
-    first = p.run("tune", "--trials", "2", "--output", "json")
+    first = p.run("tune", "--trials", "1", "--output", "json")
     assert first.exit_code == 0, first.stderr
-    assert len(trial_lines(first.stderr)) == 2
+    assert len(trial_lines(first.stderr)) == 1
     document = json.loads(first.stdout)
     assert (document["schema_version"], document["slo_met"]) == (1, True)
     [decision] = read_lock(p.path("spec.lock.yaml")).decisions
     assert decision.baseline.measurement.requests >= 1000
-    assert (decision.trials, decision.candidates) == (2, 4)
+    assert (decision.trials, decision.candidates) == (1, 2)
     assert decision.engine.server_cores
     assert p.path("build/cpu/mlp/config.pbtxt").exists()
     assert p.run("build", "--check").exit_code == 0
 
-    again = p.run("tune", "--trials", "2")
+    again = p.run("tune", "--trials", "1")
     assert (again.exit_code, trial_lines(again.stderr)) == (0, [])
 
     more = p.run("tune", "--trials", "9")
     assert more.exit_code == 0, more.stderr
-    assert [line.split()[1] for line in trial_lines(more.stderr)] == ["3/4", "4/4"]
-    assert "trials were finished before" in more.stderr
-    assert "search ended: 4 trials are finished" in more.stderr
+    assert [line.split()[1] for line in trial_lines(more.stderr)] == ["2/2"]
+    assert "1 trials were finished before" in more.stderr
+    assert "search ended: 2 trials are finished" in more.stderr
     assert_runs_are_in_mlflow(p)
     assert_all_gone(p.folder)
 
@@ -165,22 +165,22 @@ def assert_runs_are_in_mlflow(p: ProjectFolder) -> None:
     client = MlflowClient(tracking_uri=f"sqlite:///{p.path('.tritonc/mlflow.db')}")
     runs = client.search_runs([client.get_experiment_by_name("test").experiment_id])
     kinds = [run.data.tags["tritonc.kind"] for run in runs]
-    assert (kinds.count("study"), kinds.count("trial")) == (1, 4)
+    assert (kinds.count("study"), kinds.count("trial")) == (1, 2)
     assert all(run.info.status == "FINISHED" for run in runs)
 
 
 @pytest.mark.triton
 @pytest.mark.slow
 def test_a_killed_server_fails_its_trial_and_the_run_ends_well(p: ProjectFolder):
-    with running(p, "--trials", "3") as tune:
-        tune.wait_for(lambda line: line.startswith("trial 1/3"))
+    with running(p, "--trials", "2") as tune:
+        tune.wait_for(lambda line: line.startswith("trial 1/2"))
         tune.server().send_signal(signal.SIGKILL)
         assert tune.end() == 0, "".join(tune.lines)
     lines = trial_lines("".join(tune.lines))
-    assert len(lines) == 3
+    assert len(lines) == 2
     assert "failed, server_crashed" in lines[1]
-    assert "failed" not in lines[2]
-    assert read_lock(p.path("spec.lock.yaml")).decisions[0].failed_trials == 1
+    [decision] = read_lock(p.path("spec.lock.yaml")).decisions
+    assert (decision.trials, decision.failed_trials, decision.slo_met) == (2, 1, True)
     assert_all_gone(p.folder)
 
 
@@ -190,13 +190,13 @@ def test_a_killed_server_fails_its_trial_and_the_run_ends_well(p: ProjectFolder)
 def test_a_killed_tritonc_leaves_nothing_running_and_keeps_finished_trials(
     p: ProjectFolder, number: signal.Signals
 ):
-    with running(p, "--trials", "4") as tune:
-        tune.wait_for(lambda line: line.startswith("trial 1/4"))
+    with running(p, "--trials", "2") as tune:
+        tune.wait_for(lambda line: line.startswith("trial 1/2"))
         time.sleep(1)  # into the middle of the next trial
         tune.process.send_signal(number)
         code = tune.end(GONE_S)
     assert code == (130 if number == signal.SIGTERM else -signal.SIGKILL)
     assert_all_gone(p.folder)
-    estimate = json.loads(p.run("tune", "--trials", "4", "--dry-run", "--output", "json").stdout)
+    estimate = json.loads(p.run("tune", "--dry-run", "--output", "json").stdout)
     assert estimate["tasks"][0]["finished"] >= 1
-    assert estimate["tasks"][0]["candidates"] == 4
+    assert estimate["tasks"][0]["candidates"] == 2
