@@ -67,8 +67,9 @@ def hardware_line(hardware: Hardware) -> str:
 
 def candidate_text(candidate: Candidate, baseline: Candidate) -> str:
     """A candidate by what distinguishes it from the baseline."""
-    changed = numbers.changes(baseline.values, candidate.values)
-    what = ", ".join(f"{name} {after}" for name, _, after in changed if after != "-")
+    active = candidate.values
+    changed = numbers.changes(baseline.values, active)
+    what = ", ".join(f"{name} {after}" for name, _, after in changed if name in active)
     return (
         f"{candidate.id} ({'baseline' if candidate == baseline else what or 'fewer knobs than the baseline'})"
     )

@@ -112,13 +112,13 @@ def cores(listed: tuple[int, ...]) -> str:
 
 
 def knob(value: KnobValue | None) -> str:
-    """A knob's value as a person would write it; "-" where the knob is not active.
+    """A knob's value as a person would write it; "not set" where the knob is not active.
 
     >>> knob(True), knob((4, 8)), knob(()), knob(None)
-    ('true', '4, 8', 'none', '-')
+    ('true', '4, 8', 'none', 'not set')
     """
     if value is None:
-        return "-"
+        return "not set"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):

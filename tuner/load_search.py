@@ -24,6 +24,8 @@ MAX_ASKS = 8
 _STEP = 0.05  # the bracket is narrow enough when its ends are this close, or neighbours
 _NEAR = 0.1  # a load this close to the limit is measured twice before it is believed
 _TIMES = 2
+_APART = 1.25  # levels nearer to each other say nothing about what more load gains
+_CLOSE = 1.5  # between levels farther apart than this there may be a better one
 _FLAT_STEP = 1.5  # a smaller step may only have left a good multiple of the batch size
 _STRAY = 1.4  # p99 over average is nearly constant within a model (fact 3): beyond that it is noise
 _FARTHEST = 4.0  # one step goes no farther than this factor
@@ -232,12 +234,17 @@ class _ClosedCapacity:
             assert high is not None  # there is at least one point
             return None if high.level <= 1 else max(1, min(high.level - 1, math.floor(_shrunk(high))))
         if high is None:
-            if low.level >= self.ceiling or _flat(points) or low.excess > -_STEP:
+            is_near = low.excess > -_STEP
+            # One short window may be off by a tenth: a single step without gain proves little, and latency
+            # may be near the limit only because it does not rise below saturation.
+            if low.level >= self.ceiling or _flat(points, steps=2) or (is_near and len(points) > 1):
                 return None
-            farther = low.level / max(1 + low.excess, 1 / _FARTHEST)
+            farther = low.level * _APART if is_near else low.level / max(1 + low.excess, 1 / _FARTHEST)
             return min(self.ceiling, max(low.level + 1, math.floor(farther)))
-        enough = high.level - low.level <= max(1, _STEP * low.level)
-        if enough or (high.throughput and high.throughput < low.throughput * (1 + GAIN)):
+        if high.level - low.level <= max(1, _STEP * low.level):
+            return None
+        gains_nothing = 0 < high.throughput < low.throughput * (1 + GAIN)
+        if gains_nothing and high.level <= _CLOSE * low.level:
             return None
         between = math.floor(_interpolated(low, high))
         return min(high.level - 1, max(low.level + 1, between))
@@ -333,12 +340,13 @@ def _isotonic(points: Sequence[Point]) -> list[float]:
     return [mean for mean, _, members in pools for _ in range(members)]
 
 
-def _flat(points: Sequence[Point]) -> bool:
-    """Whether the highest level, well above the next, gained less than 2% over it."""
-    if len(points) < 2:
+def _flat(points: Sequence[Point], steps: int = 1) -> bool:
+    """Whether the highest `steps` levels, well above the others, gained less than 2% over these."""
+    below, above = points[:-steps], points[-steps:]
+    if not below or above[-1].level < _APART * below[-1].level:
         return False
-    before, last = points[-2], points[-1]
-    return last.level >= _FLAT_STEP * before.level and last.throughput < before.throughput * (1 + GAIN)
+    top = max(point.throughput for point in below)
+    return max(point.throughput for point in above) < top * (1 + GAIN)
 
 
 def _shrunk(high: Point) -> float:

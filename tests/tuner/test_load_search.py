@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tritonc.schemas.measurement import ClosedLoad, Interval, Load, Measurement, OpenLoad
@@ -76,6 +76,7 @@ def saturated(curve: Curve, clients: int = 8) -> Measurement:
 def test_closed_capacity_is_within_one_step_of_the_truth(
     servers: float, service_ms: float, limit_ms: float, ceiling: int
 ) -> None:
+    assume(abs(1.25 * service_ms / limit_ms - 1) > 1e-6)  # on the limit to a rounding error
     curve = station(servers, service_ms)
     workload, slo = ClosedWorkload(max_concurrency=ceiling), Slo(p99_latency_ms=limit_ms)
     search = LoadSearch(workload, slo, "throughput", saturated=saturated(curve))
