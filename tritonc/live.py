@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -158,6 +158,19 @@ class Progress:
                 self.now = f"search ended: {event.reason}"
             case _:
                 pass
+
+
+def fetch_lines(output: Output) -> Callable[[str, float | None], None]:
+    """Says what of the engine is being fetched: a line for each thing, and one for each quarter of it."""
+    said: set[tuple[str, int]] = set()
+
+    def progress(what: str, share: float | None) -> None:
+        quarter = int(4 * share) if share is not None else 0
+        if (what, quarter) not in said:
+            said.add((what, quarter))
+            output.note(f"{what}: {25 * quarter}%" if quarter else what)
+
+    return progress
 
 
 class PlainView:

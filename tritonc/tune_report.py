@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ def result_document(result: TuneResult) -> dict[str, Any]:
         "slo_met": result.slo_met,
         "lock": str(result.lock_path),
         "out": str(result.out),
+        "not_built": str(result.not_built) if result.not_built else None,
         "tracking_uri": result.tracking_uri,
         "decisions": [
             {
@@ -146,14 +148,21 @@ def _columns(decision: Decision) -> list[tuple[str, Result]]:
 
 def _next(result: TuneResult) -> list[str]:
     lock, out = _short(result.lock_path), _short(result.out)
-    lines = ["", f"The lock is {lock}, the repository {out}." if result.decisions else "Nothing was locked."]
-    lines += ["Next:", f"  git diff {lock} {out}", "  tritonc build --check"]
+    repository = "not built" if result.not_built else out
+    locked = f"The lock is {lock}, the repository {repository}."
+    lines = ["", locked if result.decisions else "Nothing was locked."]
+    check = shlex.join(["tritonc", "build", *_spec_argument(result.spec_path), "--check"])
+    lines += ["Next:", f"  git diff {lock} {out}", f"  {check}"]
     if result.tracking_uri.startswith("sqlite:"):
         database = _short(Path(result.tracking_uri.removeprefix("sqlite:///")))
         lines.append(f"  mlflow ui --backend-store-uri sqlite:///{database}")
     else:
         lines.append(f"  see {result.tracking_uri}")
     return lines
+
+
+def _spec_argument(path: Path) -> list[str]:
+    return [] if str(path) == "spec.yaml" else [str(path)]
 
 
 def _short(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tritonc.compiler.build import compile_targets, require_writable, write_targets
 from tritonc.compiler.output.difference import Difference
 from tritonc.compiler.project import Project
-from tritonc.schemas.errors import SetupError
+from tritonc.schemas.errors import LockError, SetupError
 from tritonc.schemas.lock import Decision
 from tritonc.schemas.lock_file import read_lock
 from tritonc.tuner.engines import Engine
@@ -57,15 +57,19 @@ class TuneResult:
         decisions: those of this run, and those of earlier ones that nothing was to be added to.
         reasons: by (model, target), a sentence for each decision.
         built: how the output folder changed, by target.
+        not_built: why nothing was built, though the lock is written: it holds a decision for a model that was
+            not tuned now and that no longer belongs to the spec.
     """
 
     decisions: tuple[Decision, ...]
     reasons: Mapping[tuple[str, str], str]
     undecided: tuple[Undecided, ...]
     skipped: tuple[TargetSkipped, ...]
+    spec_path: Path
     lock_path: Path
     out: Path
     built: Mapping[str, tuple[Difference, ...]]
+    not_built: LockError | None
     tracking_uri: str
 
     @property
@@ -96,15 +100,22 @@ def tune(
         job = Job(project, plan, settings, engine, observer, state)
         job.run()
         lock = read_lock(project.spec_file.lock_path)
-        built = write_targets(compile_targets(project, lock, targets), project.spec.name, out)
+        built: Mapping[str, tuple[Difference, ...]] = {}
+        not_built = None
+        try:
+            built = write_targets(compile_targets(project, lock, targets), project.spec.name, out)
+        except LockError as err:
+            not_built = err
     return TuneResult(
         decisions=tuple(job.decisions),
         reasons=job.reasons,
         undecided=tuple(job.undecided),
         skipped=plan.skipped,
+        spec_path=project.spec_file.path,
         lock_path=project.spec_file.lock_path,
         out=out,
         built=built,
+        not_built=not_built,
         tracking_uri=job.tracking.uri,
     )
 

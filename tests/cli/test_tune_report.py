@@ -14,6 +14,7 @@ from tests.conftest import ProjectFolder
 from tests.locks import decision
 from tests.models import mlp
 from tritonc.compiler.project import open_project
+from tritonc.schemas.errors import LockError
 from tritonc.schemas.lock import Decision
 from tritonc.tune_report import estimate_text, result_document, result_text
 from tritonc.tuner.events import TargetSkipped, Undecided
@@ -40,9 +41,11 @@ def result_of(*decisions: Decision, **fields: Any) -> TuneResult:
         "reasons": {(d.model, d.target): "it beats the baseline" for d in decisions},
         "undecided": (),
         "skipped": (TargetSkipped("gpu", "it has a GPU"),),
+        "spec_path": Path("spec.yaml"),
         "lock_path": Path("spec.lock.yaml"),
         "out": Path("build"),
         "built": {},
+        "not_built": None,
         "tracking_uri": "sqlite:///.tritonc/mlflow.db",
     }
     return TuneResult(**(values | fields))
@@ -111,3 +114,15 @@ def test_an_estimate_says_what_it_rests_on():
     assert "about 9 min 50 s (10 s a trial is typical)" in lines[0]
     assert "50 trials (20 finished), about 4 min (as its trials took so far)" in lines[1]
     assert lines[2] == "together about 13 min 50 s"
+
+
+def test_a_spec_elsewhere_is_named_in_what_to_type_next(decided: Decision):
+    text = text_of(result_of(decided, spec_path=Path("ocr") / "my spec.yaml"))
+    assert "tritonc build 'ocr/my spec.yaml' --check" in text
+
+
+def test_a_lock_that_could_not_be_built_says_so(decided: Decision):
+    stale = LockError('the weights of "other" changed', "run: tritonc tune")
+    result = result_of(decided, not_built=stale)
+    assert "The lock is spec.lock.yaml, the repository not built." in text_of(result)
+    assert result_document(result)["not_built"] == str(stale)

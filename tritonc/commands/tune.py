@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from tritonc.live import watching
+from tritonc.live import fetch_lines, watching
 from tritonc.output import Output
 from tritonc.tune_report import estimate_document, estimate_text, result_document, result_text
 
@@ -106,7 +106,7 @@ def command(
         allow_outside=allow_outside,
     )
     plan = plan_of(project, settings, models=models, targets=targets)
-    engine = engine_named(engine_name)
+    engine = engine_named(engine_name, progress=fetch_lines(output))
     if dry_run:
         estimates = estimate(project, plan, settings, engine)
         output.result(estimate_document(estimates, plan.skipped), estimate_text(estimates, plan.skipped))
@@ -119,6 +119,9 @@ def command(
         output.note(f"  {_again(spec, trials, targets, models)}")
         return 130
     output.result(result_document(result), result_text(result))
+    if result.not_built is not None:
+        output.note(f"error: the lock is written, but nothing was built: {result.not_built}")
+        return result.not_built.exit_code
     return 0 if result.slo_met else 1
 
 
