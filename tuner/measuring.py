@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from tritonc.compiler.candidate import Candidate
@@ -63,7 +64,7 @@ class StandMeasuring:
             self._on_load(candidate, load)
 
         def measure(server: Server, loaded_s: float) -> Capacity | Failure:
-            return measure_capacity(
+            capacity = measure_capacity(
                 server,
                 candidate.model,
                 self._bench,
@@ -73,8 +74,22 @@ class StandMeasuring:
                 loaded_s=loaded_s,
                 on_load=on_load,
             )
+            if isinstance(capacity, Failure) or candidate != self._baseline:
+                return capacity
+            return self._with_one_client(server, capacity)
 
         return self._loaded(candidate, measure)
+
+    def _with_one_client(self, server: Server, capacity: Capacity) -> Capacity:
+        """With a step of one client: what an execution takes when nothing else runs (see evidence.caveats)."""
+        alone = ClosedLoad(concurrency=1, request_batch=self._bench.workload.request_batch)
+        if any(step.load == alone for step in capacity.steps):
+            return capacity
+        self._on_load(self._baseline, alone)
+        sample = take_sample(server, self._baseline.model, self._bench, alone, 1)
+        if isinstance(sample, Failure):
+            return capacity
+        return replace(capacity, steps=(pooled([sample]), *capacity.steps))
 
     def sample(self, candidate: Candidate, load: Load, requests: int) -> Sample | Failure:
         """One window of at least `requests` requests under a given load, after one that warms up."""
