@@ -81,7 +81,7 @@ class StandMeasuring:
         return self._loaded(candidate, measure)
 
     def _with_one_client(self, server: Server, capacity: Capacity) -> Capacity:
-        """With a step of one client: what an execution takes when nothing else runs (see evidence.caveats)."""
+        """With a step of one client, by which `evidence.caveats` judges how long an execution takes."""
         alone = ClosedLoad(concurrency=1, request_batch=self._bench.workload.request_batch)
         if any(step.load == alone for step in capacity.steps):
             return capacity
