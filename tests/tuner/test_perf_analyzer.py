@@ -111,7 +111,7 @@ def test_what_was_completed_counts_when_the_answers_take_too_long(tmp_path: Path
         (None, "Thread [0] had error: Stub process 'm_0_0' is not healthy.", 99, "errors"),
         ("", "", 0, "unknown"),
         ("{", "", 0, "unknown"),
-        (None, "failed to find the requested model version", 99, "unknown"),
+        (None, "failed to find the requested model version", 99, "too_slow"),
     ],
 )
 def test_why_there_is_no_result(
