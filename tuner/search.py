@@ -104,7 +104,8 @@ class Search:
         self._open: dict[Candidate, optuna.Trial] = {}
         with _optuna(storage):
             self._study = _open_study(storage, study)
-            self._trials = _recovered(self._study, space)
+            _end_interrupted(self._study)
+            self._trials = _finished(self._study, space)
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -204,6 +205,18 @@ def study_names(storage: Path) -> tuple[str, ...]:
         return tuple(optuna.get_all_study_names(_storage(storage)))
 
 
+def finished_trials(space: Space, storage: Path, study: str) -> tuple[Trial, ...]:
+    """Finished trials of a study that exists. Ends no trial: another process may be measuring it.
+
+    Raises:
+        SetupError: it cannot be read.
+    """
+    import optuna
+
+    with _optuna(storage):
+        return tuple(_finished(optuna.load_study(study_name=study, storage=_storage(storage)), space))
+
+
 def _seed(seed: int, asked: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {asked}".encode()).digest()[:4])
 
@@ -237,21 +250,32 @@ def _open_study(path: Path | None, name: str) -> optuna.Study:
     return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
 
-def _recovered(study: optuna.Study, space: Space) -> list[Trial]:
-    """Finished trials of the study. Those that a killed process left open are closed first."""
+def _end_interrupted(study: optuna.Study) -> None:
+    """Ends the trials that a killed process left open: as told where it was told, else as interrupted."""
     import optuna
 
+    for frozen in study.get_trials(deepcopy=False):
+        if not frozen.state.is_finished():
+            trial = optuna.Trial(study, frozen._trial_id)  # noqa: SLF001
+            outcome = _outcome_of(frozen)
+            _interrupt(trial) if outcome is None else _close(trial, outcome)
+
+
+def _outcome_of(trial: optuna.trial.FrozenTrial) -> Outcome | None:
+    stored = trial.user_attrs.get("outcome")
+    outcome: Outcome | None = None if stored is None else _outcome_adapter().validate_python(stored)
+    return outcome
+
+
+def _finished(study: optuna.Study, space: Space) -> list[Trial]:
+    """Trials of the study that have an outcome, in order."""
     from tritonc.tuner.sampler import decoded
 
     by_knob = {dimension.knob: dimension for dimension in space.dimensions}
     trials: list[Trial] = []
     for frozen in study.get_trials(deepcopy=False):
         attrs = frozen.user_attrs
-        outcome = _outcome_adapter().validate_python(attrs["outcome"]) if "outcome" in attrs else None
-        if not frozen.state.is_finished():
-            trial = optuna.Trial(study, frozen._trial_id)  # noqa: SLF001
-            _interrupt(trial) if outcome is None else _close(trial, outcome)
-        if outcome is not None:
+        if (outcome := _outcome_of(frozen)) is not None:
             knobs = {knob: decoded(by_knob[knob], value) for knob, value in frozen.params.items()}
             candidate = Candidate.of(space.model, space.target, knobs)
             trials.append(Trial(len(trials) + 1, candidate, outcome, attrs["origin"], attrs["seconds"]))

@@ -21,7 +21,7 @@ from tritonc.tuner.events import (
 )
 from tritonc.tuner.job import Job, generator_of, info_of, study_of
 from tritonc.tuner.plan import Plan, Settings, Task
-from tritonc.tuner.search import Search, Trial, study_names
+from tritonc.tuner.search import Trial, finished_trials, study_names
 
 STATE_FOLDER = ".tritonc"
 _TYPICAL_TRIAL_S = 10.0
@@ -130,7 +130,7 @@ def estimate(project: Project, plan: Plan, settings: Settings, engine: Engine) -
         if names:
             info = info_of(engine, task, generator_of(engine, task, settings))
             name = study_of(task, plan, info, names)
-            trials = Search(task.space, storage=storage, study=name).trials if name in names else ()
+            trials = finished_trials(task.space, storage, name) if name in names else ()
         estimates.append(_estimate(task, settings, trials))
     return tuple(estimates)
 

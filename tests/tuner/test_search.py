@@ -14,7 +14,7 @@ from tests.tuner.spaces import capacity, outcome_of, small_space, throughput_of
 from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.errors import SetupError
 from tritonc.schemas.measurement import Failure
-from tritonc.tuner.search import Search, study_names
+from tritonc.tuner.search import Search, finished_trials, study_names
 
 SPACE = small_space()
 CRASH = Failure(reason="server_crashed", detail="signal 11")
@@ -63,6 +63,16 @@ def test_a_reopened_study_has_every_outcome_complete(tmp_path: Path):
     assert again.trials == search.trials
     assert again.outcome(failing) == CRASH
     assert again.outcome(SPACE.baseline) == outcome_of(SPACE.baseline)
+
+
+def test_reading_a_study_does_not_end_the_trial_that_another_process_measures(tmp_path: Path):
+    storage = tmp_path / "optuna.db"
+    search = Search(SPACE, storage=storage, study="s")
+    run(search, 2)
+    measured_now = search.ask()
+    assert finished_trials(SPACE, storage, "s") == search.trials
+    search.tell(measured_now, outcome_of(measured_now))
+    assert [trial.candidate for trial in finished_trials(SPACE, storage, "s")][-1] == measured_now
 
 
 def test_parameters_of_a_trial_are_what_was_measured(tmp_path: Path):
