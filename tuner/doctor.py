@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from tritonc.schemas.errors import TritoncError
 from tritonc.tuner import bundle
 from tritonc.tuner.hardware import Gpu, Machine, this_machine
+from tritonc.tuner.tracking import redacted
 
 State = Literal["ok", "note", "problem"]
 """ok: there; note: not there, and tritonc does without it; problem: measuring needs it."""
@@ -130,22 +130,6 @@ def installed_backends() -> dict[str, tuple[str, ...]]:
     if "openvino" in found:
         backends["openvino"] = ()
     return backends
-
-
-def redacted(uri: str) -> str:
-    """`uri` without user, password, query and fragment, any of which may hold a credential.
-
-    >>> redacted("https://me:secret@mlflow.example:5000/x?token=abc")
-    'https://***@mlflow.example:5000/x?***'
-    """
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return "set, but no URI"
-    visible = uri.partition("?")[0].partition("#")[0]
-    if "@" in parts.netloc:
-        visible = visible.replace(parts.netloc, f"***@{parts.netloc.rpartition('@')[2]}", 1)
-    return f"{visible}?***" if parts.query or parts.fragment else visible
 
 
 def onnxruntime_check(runtimes: Mapping[str, str], providers: tuple[str, ...]) -> Check:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,15 +18,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from tritonc.schemas.measurement import Failure, Measurement
-from tritonc.tuner.search import Outcome
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
     from tritonc.tuner.measure import Capacity
+    from tritonc.tuner.search import Outcome
 
 _ENVIRONMENT = {
     # No word to anybody from a person's machine.
@@ -94,12 +96,29 @@ def load_of(measurement: Measurement) -> tuple[str, float]:
     return ("concurrency", load.concurrency) if load.kind == "closed" else ("rate_requests_per_s", load.rate)
 
 
+def redacted(uri: str) -> str:
+    """`uri` without user, password, query and fragment, any of which may hold a credential.
+
+    >>> redacted("https://me:secret@mlflow.example:5000/x?token=abc")
+    'https://***@mlflow.example:5000/x?***'
+    """
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return "set, but no URI"
+    visible = uri.partition("?")[0].partition("#")[0]
+    if "@" in parts.netloc:
+        visible = visible.replace(parts.netloc, f"***@{parts.netloc.rpartition('@')[2]}", 1)
+    return f"{visible}?***" if parts.query or parts.fragment else visible
+
+
 class Tracking:
     """Logs to MLflow, or says once that it cannot.
 
     Args:
         folder: where `mlflow.db` and `mlartifacts` are kept if `uri` is None.
-        uri: another tracking server's address (`MLFLOW_TRACKING_URI`).
+        uri: another tracking server's address (`MLFLOW_TRACKING_URI`). It may hold a credential, so only
+            `shown_uri` is for people.
         experiment: name of the MLflow experiment, the spec's name.
         warn: takes one line for people.
     """
@@ -108,6 +127,7 @@ class Tracking:
         self, folder: Path, *, uri: str | None, experiment: str, warn: Callable[[str], None]
     ) -> None:
         self.uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
+        self.shown_uri = redacted(uri) if uri else self.uri
         self._artifacts = None if uri else (folder / "mlartifacts").as_uri()
         self._experiment = experiment
         self._warn = warn
@@ -202,7 +222,7 @@ class Tracking:
             )
             self._client = client
         except Exception as err:  # noqa: BLE001  (a thread's seam: said to the person by _ready)
-            self._problem = _one_line(err)
+            self._problem = self._in_one_line(err)
 
     def _ready(self) -> MlflowClient | None:
         """The client, once it is there; the first time that it is not, says so."""
@@ -215,11 +235,17 @@ class Tracking:
 
     def _say(self, problem: str) -> None:
         self._warn(
-            f"warning: MLflow at {self.uri} does not work ({problem}); trials are kept in the study, "
+            f"warning: MLflow at {self.shown_uri} does not work ({problem}); trials are kept in the study, "
             "and the next `tritonc tune` logs what is missing"
         )
         self._problem = ""
         self._client = None
+
+    def _in_one_line(self, err: Exception) -> str:
+        """What went wrong, without the credentials that MLflow repeats with its address."""
+        said = re.sub(r"(?<=://)[^\s/]*@", "***@", str(err).replace(self.uri, self.shown_uri))
+        lines = said.strip().splitlines()
+        return (lines[0] if lines else type(err).__name__)[:200]
 
     def _runs(self, query: str) -> list[Run]:
         assert self._client is not None
@@ -238,7 +264,7 @@ class Tracking:
         try:
             yield
         except Exception as err:  # noqa: BLE001  (people's view of the data must never stop a study)
-            self._say(_one_line(err))
+            self._say(self._in_one_line(err))
 
 
 def _log_outcome(client: MlflowClient, run: str, trial: TrialRun) -> None:
@@ -282,8 +308,3 @@ def _tags(tags: Mapping[str, str]) -> list[Any]:
     from mlflow.entities import RunTag
 
     return [RunTag(name, value[:_PARAMETER_LENGTH]) for name, value in tags.items() if value]
-
-
-def _one_line(err: Exception) -> str:
-    lines = str(err).strip().splitlines()
-    return (lines[0] if lines else type(err).__name__)[:200]

@@ -59,6 +59,7 @@ class TuneResult:
         built: how the output folder changed, by target.
         not_built: why nothing was built, though the lock is written: it holds a decision for a model that was
             not tuned now and that no longer belongs to the spec.
+        tracking_uri: of the MLflow that has the trials, without credentials.
     """
 
     decisions: tuple[Decision, ...]
@@ -116,7 +117,7 @@ def tune(
         out=out,
         built=built,
         not_built=not_built,
-        tracking_uri=job.tracking.uri,
+        tracking_uri=job.tracking.shown_uri,
     )
 
 

@@ -116,6 +116,20 @@ def test_a_server_that_cannot_be_reached_is_said_once_and_stops_nothing(
     assert not tracking.is_on
 
 
+def test_credentials_of_the_server_are_not_shown(
+    tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        tracking = Tracking(tmp_path, uri=f"http://me:secret@{place}", experiment="ocr", warn=warnings.append)
+        assert not tracking.is_on
+    assert tracking.shown_uri == f"http://***@{place}"
+    assert f"MLflow at http://***@{place} does not work" in warnings[0]
+    assert "secret" not in warnings[0]
+
+
 def test_a_store_that_breaks_midway_is_said_once_and_stops_nothing(
     tracking: Tracking, warnings: list[str], tmp_path: Path
 ):
