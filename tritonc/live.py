@@ -26,6 +26,7 @@ from tritonc.tuner.events import (
     TrialStarted,
     Warned,
 )
+from tritonc.tuner.objective import Objective, weights_of
 from tritonc.tuner.search import Trial
 
 if TYPE_CHECKING:
@@ -75,20 +76,32 @@ def candidate_text(candidate: Candidate, baseline: Candidate) -> str:
     )
 
 
-def outcome_text(trial: Trial, baseline: Trial | None) -> str:
-    """What came of a trial, with its unit, interval and load."""
+def outcome_text(trial: Trial, baseline: Trial | None, objective: Objective) -> str:
+    """What came of a trial, with its unit, interval and load; compared by what the model is tuned for."""
     if isinstance(trial.outcome, Failure):
-        return f"failed, {trial.outcome.reason}: {first_line(trial.outcome.detail)}"
+        return failure_text(trial.outcome)
     measured = trial.outcome.measurement
     text = f"{numbers.throughput(measured)}, p99 {numbers.latency(measured)} at {numbers.load(measured.load)}"
+    if "memory" in weights_of(objective):
+        text += f", {numbers.size(measured.memory_bytes)}"
     if not trial.outcome.slo_met:
-        over = ", ".join(f"{slo} by {v:.0%}" for slo, v in trial.outcome.violations.items() if v > 0)
+        over = ", ".join(_missed(slo, v) for slo, v in trial.outcome.violations.items() if v > 0)
         text += f"; misses the SLO ({over})" if over else "; misses the SLO"
     if baseline is not None and baseline.capacity is not None and baseline.candidate != trial.candidate:
-        base = baseline.capacity.measurement.throughput.value
-        if base > 0:
-            text += f"; throughput {numbers.percent(measured.throughput.value / base - 1)} to the baseline's"
+        gain = numbers.gain_between(objective, baseline.capacity.objective, trial.outcome.objective)
+        text += f"; {gain} to the baseline's" if gain else ""
     return text
+
+
+def _missed(limit: str, violation: float) -> str:
+    return (
+        f"rate not sustained, by {violation:.0%}" if limit == "sustained" else f"{limit} by {violation:.0%}"
+    )
+
+
+def failure_text(failure: Failure) -> str:
+    """Why a trial failed, in one line."""
+    return f"failed, {failure.reason}: {first_line(failure.detail)}"
 
 
 def first_line(text: str, length: int = 160) -> str:
@@ -119,7 +132,6 @@ class Progress:
     best: Trial | None = None
     now: str = ""
     started_s: float = 0.0
-    new_trials: int = 0
 
     @property
     def baseline(self) -> Trial | None:
@@ -141,7 +153,7 @@ class Progress:
         match event:
             case StudyStarted():
                 self.study, self.trials, self.best = event, list(event.finished), None
-                self.now, self.started_s, self.new_trials = "starting the server", time.monotonic(), 0
+                self.now, self.started_s = "starting the server", time.monotonic()
             case TrialStarted() if self.study:
                 self.now = f"loading {candidate_text(event.candidate, self.study.baseline)}"
             case LoadStarted() if self.study:
@@ -150,7 +162,6 @@ class Progress:
             case TrialFinished():
                 self.trials.append(event.trial)
                 self.best = event.best
-                self.new_trials += 1
             case Confirming() if self.study:
                 who = candidate_text(event.candidate, self.study.baseline)
                 self.now = f"confirming, round {event.round_number}: {event.role} {who}"
@@ -195,7 +206,7 @@ class PlainView:
             case TrialFinished() if study:
                 trial = event.trial
                 who = candidate_text(trial.candidate, study.baseline)
-                what = outcome_text(trial, self._progress.baseline)
+                what = outcome_text(trial, self._progress.baseline, study.objective)
                 place = f"trial {trial.number}/{study.trials}"
                 return [f"{place}  {who}: {what}; took {numbers.duration(trial.seconds)}"]
             case Confirming() if study:
@@ -244,7 +255,7 @@ class LiveView:
         self._progress.take(event)
         lines = study_lines(event) if isinstance(event, StudyStarted) else rare_lines(event)
         if isinstance(event, TrialFinished) and isinstance(event.trial.outcome, Failure):
-            what = outcome_text(event.trial, None)
+            what = failure_text(event.trial.outcome)
             lines = [f"trial {event.trial.number}  {event.trial.candidate.id}: {what}"]
         for line in lines:
             self._output.console.print(line, markup=False)
@@ -268,12 +279,14 @@ class LiveView:
         table.add_row("now", progress.now)
         baseline = progress.baseline
         if baseline is not None:
-            table.add_row("baseline", outcome_text(baseline, None))
+            table.add_row("baseline", outcome_text(baseline, None, study.objective))
         if progress.best is not None and progress.best is not baseline:
             who = candidate_text(progress.best.candidate, study.baseline)
-            table.add_row("best so far", f"{outcome_text(progress.best, baseline)}\n{who}")
+            table.add_row("best so far", f"{outcome_text(progress.best, baseline, study.objective)}\n{who}")
         left = progress.left_s()
         passed = numbers.duration(time.monotonic() - progress.started_s)
-        about = f"about {numbers.duration(left)} for the trials, then confirmation" if left else "unknown"
+        about = (
+            "unknown" if left is None else f"about {numbers.duration(left)} for the trials, then confirmation"
+        )
         table.add_row("time", f"{passed} passed, left: {about}")
         return table

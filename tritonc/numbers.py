@@ -6,9 +6,12 @@ import math
 
 from tritonc.schemas.lock import KnobValue
 from tritonc.schemas.measurement import Interval, Load, Measurement
+from tritonc.tuner.objective import Objective, score
 
 _DIGITS = 3
 """Significant digits; measurements here are rarely good to more."""
+_NO_RATIO = 100.0
+"""A logarithm of a ratio above which one of the two was not measured."""
 
 
 def number(value: float) -> str:
@@ -43,6 +46,27 @@ def percent(ratio: float) -> str:
     ('+31.6%', '-2.0%')
     """
     return f"{ratio:+.1%}"
+
+
+def gain(objective: Objective, ratio: float) -> str:
+    """What an objective changed by; `ratio` is by how much it is better, a cost that is smaller included.
+
+    >>> gain("throughput", 0.25), gain("latency", 0.25), gain({"throughput": 1.0}, 0.25)
+    ('throughput +25.0%', 'latency -20.0%', 'weighted objective +25.0%')
+    """
+    if not isinstance(objective, str):
+        return f"weighted objective {percent(ratio)}"
+    return f"{objective} {percent(ratio if objective == 'throughput' else -ratio / (1 + ratio))}"
+
+
+def gain_between(objective: Objective, base: float, value: float) -> str:
+    """`gain` of one value of an objective over another; empty where there is no ratio of the two.
+
+    >>> gain_between("latency", -50.0, -40.0), gain_between("memory", 0.0, -40.0)
+    ('latency -20.0%', '')
+    """
+    difference = score(objective, value) - score(objective, base)
+    return gain(objective, math.expm1(difference)) if abs(difference) < _NO_RATIO else ""
 
 
 def load(measured: Load) -> str:

@@ -12,6 +12,7 @@ from tritonc import numbers
 from tritonc.live import engine_line, hardware_line
 from tritonc.schemas.lock import Decision, Result
 from tritonc.tuner.events import TargetSkipped
+from tritonc.tuner.objective import Objective
 from tritonc.tuner.tune import Estimate, TuneResult
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def result_text(result: TuneResult) -> RenderableType:
 
     parts: list[RenderableType] = []
     for decision in result.decisions:
-        parts += _decision(decision, result.reasons[decision.model, decision.target])
+        reason = result.reasons[decision.model, decision.target]
+        parts += _decision(decision, reason, result.objectives[decision.model])
     parts += [f"{one.model} on {one.target}: {one.reason}" for one in result.undecided]
     parts += [f"target {skip.target} was skipped: {skip.reason}" for skip in result.skipped]
     return Group(*parts, *_next(result))
@@ -90,15 +92,16 @@ def estimate_text(estimates: Sequence[Estimate], skipped: Iterable[TargetSkipped
     return "\n".join(lines)
 
 
-def _decision(decision: Decision, reason: str) -> list[RenderableType]:
+def _decision(decision: Decision, reason: str, objective: Objective) -> list[RenderableType]:
     lines: list[RenderableType] = [
         "",
         _table(decision),
         f"{reason[0].upper()}{reason[1:]}.",
     ]
     if decision.gain is not None and decision.noise is not None:
+        gain = numbers.gain(objective, decision.gain)
         lines.append(
-            f"Objective {numbers.percent(decision.gain)} to the baseline's; differences below "
+            f"{gain[0].upper()}{gain[1:]} to the baseline's; differences below "
             f"{decision.noise:.1%} count as noise here (95%)."
         )
     base = decision.baseline.configuration.knobs if decision.baseline else {}
@@ -107,6 +110,11 @@ def _decision(decision: Decision, reason: str) -> list[RenderableType]:
         lines.append("Changed from the baseline:")
         lines += [f"  {name}: {before} -> {after}" for name, before, after in changed]
     lines += [f"Note: {caveat}" for caveat in decision.caveats]
+    lines += [
+        f"Note: {name}: {warning}."
+        for name, result in _columns(decision)
+        for warning in result.measurement.warnings
+    ]
     lines.append(
         f"{decision.trials} of {decision.candidates} candidates tried, {decision.failed_trials} failed; "
         f"{engine_line(decision.engine)}; {hardware_line(decision.hardware)}"
@@ -132,8 +140,14 @@ def _table(decision: Decision) -> Table:
     if any(m.gpu_memory_bytes is not None for m in measured):
         table.add_row("GPU memory", *(numbers.size(m.gpu_memory_bytes) for m in measured))
     table.add_row("requests", *(f"{m.requests}, {m.errors} errors" for m in measured))
-    table.add_row("SLO", *("met" if result.slo_met else "missed" for _, result in columns))
+    table.add_row("SLO", *(_slo(result) for _, result in columns))
     return table
+
+
+def _slo(result: Result) -> str:
+    if result.slo_met:
+        return "met"
+    return "missed" if result.measurement.sustained else "missed: the rate is not sustained"
 
 
 def _columns(decision: Decision) -> list[tuple[str, Result]]:
@@ -150,12 +164,13 @@ def _next(result: TuneResult) -> list[str]:
     lock, out = _short(result.lock_path), _short(result.out)
     repository = "not built" if result.not_built else out
     locked = f"The lock is {lock}, the repository {repository}."
-    lines = ["", locked if result.decisions else "Nothing was locked."]
-    check = shlex.join(["tritonc", "build", *_spec_argument(result.spec_path), "--check"])
-    lines += ["Next:", f"  git diff {lock} {out}", f"  {check}"]
+    lines = ["", locked if result.decisions else "Nothing was locked.", "Next:"]
+    if result.decisions:
+        check = ["tritonc", "build", *_spec_argument(result.spec_path), "--check"]
+        lines += [f"  {shlex.join(words)}" for words in (["git", "diff", lock, out], check)]
     if result.tracking_uri.startswith("sqlite:"):
         database = _short(Path(result.tracking_uri.removeprefix("sqlite:///")))
-        lines.append(f"  mlflow ui --backend-store-uri sqlite:///{database}")
+        lines.append(f"  {shlex.join(['mlflow', 'ui', '--backend-store-uri', f'sqlite:///{database}'])}")
     else:
         lines.append(f"  see {result.tracking_uri}")
     return lines

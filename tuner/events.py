@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.lock import Decision
 from tritonc.schemas.measurement import EngineInfo, Hardware, Load
+from tritonc.tuner.objective import Objective
 from tritonc.tuner.search import Trial
 
 
@@ -35,6 +36,7 @@ class StudyStarted:
         candidates: size of its space.
         trials: how many will have been finished at the end.
         finished: trials that earlier runs finished.
+        objective: of the model.
     """
 
     model: str
@@ -43,6 +45,7 @@ class StudyStarted:
     trials: int
     finished: tuple[Trial, ...]
     baseline: Candidate
+    objective: Objective
     engine: EngineInfo
     hardware: Hardware
 

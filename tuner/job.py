@@ -149,6 +149,7 @@ class Job:
                 trials=study.trials,
                 finished=search.trials,
                 baseline=space.baseline,
+                objective=self._project.spec.models[space.model].objective,
                 engine=study.info,
                 hardware=self._hardware,
             )

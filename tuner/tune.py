@@ -20,6 +20,7 @@ from tritonc.tuner.events import (
     Undecided,
 )
 from tritonc.tuner.job import Job, generator_of, info_of, study_of
+from tritonc.tuner.objective import Objective
 from tritonc.tuner.plan import Plan, Settings, Task
 from tritonc.tuner.search import Trial, finished_trials, study_names
 
@@ -56,6 +57,7 @@ class TuneResult:
     Attributes:
         decisions: those of this run, and those of earlier ones that nothing was to be added to.
         reasons: by (model, target), a sentence for each decision.
+        objectives: what each model was tuned for, by its name.
         built: how the output folder changed, by target.
         not_built: why nothing was built, though the lock is written: it holds a decision for a model that was
             not tuned now and that no longer belongs to the spec.
@@ -64,6 +66,7 @@ class TuneResult:
 
     decisions: tuple[Decision, ...]
     reasons: Mapping[tuple[str, str], str]
+    objectives: Mapping[str, Objective]
     undecided: tuple[Undecided, ...]
     skipped: tuple[TargetSkipped, ...]
     spec_path: Path
@@ -110,6 +113,7 @@ def tune(
     return TuneResult(
         decisions=tuple(job.decisions),
         reasons=job.reasons,
+        objectives={name: model.objective for name, model in project.spec.models.items()},
         undecided=tuple(job.undecided),
         skipped=plan.skipped,
         spec_path=project.spec_file.path,

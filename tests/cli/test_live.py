@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,6 +43,7 @@ STUDY = StudyStarted(
     trials=20,
     finished=(),
     baseline=SPACE.baseline,
+    objective="throughput",
     engine=ENGINE,
     hardware=Hardware(cpu="CPU", cores=2, memory_bytes=2**33),
 )
@@ -144,4 +146,21 @@ def test_there_is_a_picture_before_the_first_study(output: Output):
 
 def test_a_missed_slo_says_which_limit_and_by_how_much():
     missed = Trial(1, OTHER, capacity(90.0, violation=0.25), "sampler", 1.0)
-    assert "misses the SLO (p99_latency_ms by 25%)" in outcome_text(missed, BASELINE)
+    assert "misses the SLO (p99_latency_ms by 25%)" in outcome_text(missed, BASELINE, "throughput")
+
+
+def test_a_trial_is_compared_by_what_the_model_is_tuned_for():
+    memory = capacity(100.0).measurement.model_copy(update={"memory_bytes": 3 * 2**28})
+    base = replace(BASELINE, outcome=replace(BASELINE.outcome, objective=-(2.0**30)))
+    smaller = replace(BETTER, outcome=replace(BETTER.outcome, measurement=memory, objective=-3.0 * 2**28))
+    text = outcome_text(smaller, base, "memory")
+    assert "768 MiB" in text
+    assert "memory -25.0% to the baseline's" in text
+    assert "throughput" not in text
+
+
+def test_a_rate_that_was_not_sustained_is_called_so():
+    over = replace(capacity(90.0), slo_met=False, violations={"sustained": 0.5})
+    assert "misses the SLO (rate not sustained, by 50%)" in outcome_text(
+        Trial(1, OTHER, over, "sampler", 1.0), None, "throughput"
+    )

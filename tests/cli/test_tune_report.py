@@ -16,6 +16,7 @@ from tests.models import mlp
 from tritonc.compiler.project import open_project
 from tritonc.schemas.errors import LockError
 from tritonc.schemas.lock import Decision
+from tritonc.schemas.measurement import OpenLoad
 from tritonc.tune_report import estimate_text, result_document, result_text
 from tritonc.tuner.events import TargetSkipped, Undecided
 from tritonc.tuner.tune import Estimate, TuneResult
@@ -39,6 +40,7 @@ def result_of(*decisions: Decision, **fields: Any) -> TuneResult:
     values = {
         "decisions": decisions,
         "reasons": {(d.model, d.target): "it beats the baseline" for d in decisions},
+        "objectives": {d.model: "throughput" for d in decisions},
         "undecided": (),
         "skipped": (TargetSkipped("gpu", "it has a GPU"),),
         "spec_path": Path("spec.yaml"),
@@ -70,7 +72,7 @@ def test_baseline_and_choice_stand_side_by_side_with_intervals_load_and_engine(d
 def test_what_changed_and_how_sure_it_is_is_said(decided: Decision):
     text = text_of(result_of(decided))
     assert "It beats the baseline." in text
-    assert "Objective +106.8% to the baseline's; differences below 3.0% count as noise here (95%)." in text
+    assert "Throughput +106.8% to the baseline's; differences below 3.0% count as noise here (95%)." in text
     assert "  instance_count: 2 -> 4" in text
     assert "Note: Careful." in text
     assert "target gpu was skipped: it has a GPU" in text
@@ -86,6 +88,29 @@ def test_the_next_commands_can_be_typed(decided: Decision):
         assert f"  {command}\n" in text
 
 
+def test_a_gain_is_told_in_what_the_model_is_tuned_for(decided: Decision):
+    quicker = decided.model_copy(update={"gain": 0.25})
+    assert "Latency -20.0% to the baseline's;" in text_of(result_of(quicker, objectives={"mlp": "latency"}))
+    weighted = {"mlp": {"throughput": 0.5, "memory": 0.5}}
+    assert "Weighted objective +25.0% to the baseline's;" in text_of(result_of(quicker, objectives=weighted))
+
+
+def test_a_rate_that_was_not_sustained_and_warnings_of_the_load_generator_are_said(decided: Decision):
+    measured = decided.chosen.measurement
+    open_loop = measured.model_copy(
+        update={"load": OpenLoad(rate=200), "sustained": False, "warnings": ("4% were delayed",)}
+    )
+    chosen = decided.chosen.model_copy(update={"measurement": open_loop, "slo_met": False})
+    text = text_of(result_of(decided.model_copy(update={"chosen": chosen, "slo_met": False})))
+    assert "missed: the rate is not sustained" in text
+    assert "Note: chosen: 4% were delayed." in text
+
+
+def test_commands_to_type_next_survive_a_space_in_a_name(decided: Decision):
+    text = text_of(result_of(decided, lock_path=Path("my spec.lock.yaml")))
+    assert "git diff 'my spec.lock.yaml' build" in text
+
+
 def test_a_kept_baseline_has_one_column(decided: Decision):
     kept = decided.model_copy(update={"chosen": decided.baseline, "improved": False, "gain": 0.0})
     text = text_of(result_of(kept))
@@ -95,7 +120,9 @@ def test_a_kept_baseline_has_one_column(decided: Decision):
 
 def test_nothing_measured_is_said_and_the_answer_is_no():
     result = result_of(undecided=(Undecided("mlp", "cpu", "nothing could be measured; load_failed: x"),))
-    assert "mlp on cpu: nothing could be measured; load_failed: x" in text_of(result)
+    text = text_of(result)
+    assert "mlp on cpu: nothing could be measured; load_failed: x" in text
+    assert "git diff" not in text
     assert not result.slo_met
 
 
