@@ -42,8 +42,6 @@ def read_lock(path: Path) -> Lock | None:
     Raises:
         LockError: it cannot be read, is of another schema version, or has an illegal value.
     """
-    if not path.exists():
-        return None
     try:
         content = read_bytes(path, MAX_BYTES)
         data = _canonical_data(content)
@@ -52,6 +50,8 @@ def read_lock(path: Path) -> Lock | None:
     except ValidationError:
         pass  # read again as YAML, which knows the places
     except TritoncError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
         raise LockError(str(error), _WHAT_TO_DO) from error
     return _read_as_yaml(content, path)
 

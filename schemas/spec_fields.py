@@ -14,6 +14,8 @@ from tritonc.schemas.units import SIZE_PATTERN, parse_size_bytes
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 """Names that become folders: no separator, no leading dot, at most 128 characters (files: 255)."""
+OWN_FILES = ("index.json", "manifest.json", "server.args")
+"""Files that tritonc writes beside the folders of models and targets."""
 RELEASE_PATTERN = r"^[0-9]{2}\.(0[1-9]|1[0-2])$"
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 INT32_MAX = 2**31 - 1
@@ -22,6 +24,8 @@ INT64_MAX = 2**63 - 1
 
 
 def _name(value: str) -> str:
+    if value in OWN_FILES:
+        raise problem(f'the name "{value}" is that of a file that tritonc writes', "give it another one")
     if re.fullmatch(NAME_PATTERN, value):
         return value
     if not value:

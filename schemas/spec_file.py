@@ -58,9 +58,14 @@ def read_spec(path: Path) -> SpecFile:
         TritoncError: there is no such file, or it cannot be read.
         InputErrors: everything that is wrong with it, by place.
     """
-    if not path.exists():
-        raise TritoncError(f"{path}: there is no such file", "write a spec with: tritonc init MODEL.onnx")
-    source = read_yaml(path, nouns=_NOUNS)
+    try:
+        source = read_yaml(path, nouns=_NOUNS)
+    except TritoncError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        raise TritoncError(
+            f"{path}: there is no such file", "write a spec with: tritonc init MODEL.onnx"
+        ) from error
     errors = list(source.problems)
     if not isinstance(source.data, dict):
         what = "the file is empty" if source.data is None else "the file is not a mapping of keys and values"

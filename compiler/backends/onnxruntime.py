@@ -20,6 +20,7 @@ from tritonc.compiler.protobuf import ModelConfig
 from tritonc.compiler.release import Release
 from tritonc.compiler.signature import Signature
 from tritonc.schemas.lock import KnobValue
+from tritonc.schemas.spec_fields import INT64_MAX
 
 NAME = "onnxruntime"
 
@@ -37,10 +38,10 @@ _GPU = ("cuda", "tensorrt")
 _PROFILE = ("trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_profile_max_shapes")
 """Given all three or none."""
 _OWN_THREADS = ("none", *_GPU)
-_SWITCH, _BYTES = Switch(), Whole(1, size=True)
+_SWITCH, _BYTES = Switch(), Whole(1, INT64_MAX, size=True)
 _FILE = Text(r"[^\x00-\x1f]+", "a name or a path")
 _SHAPES = Text(r"[^,:]+:\d+(x\d+)*(,[^,:]+:\d+(x\d+)*)*", 'shapes such as "x:1x3x48x320", batch included')
-_PRECISIONS = MappingProxyType({"fp32": None, "fp16": None, "int8": _R21_09, "bf16": _R26_02})
+_PRECISIONS = MappingProxyType({"fp32": None, "fp16": _R21_06, "int8": _R21_09, "bf16": _R26_02})
 
 
 def _belongs(facts: Facts) -> str:

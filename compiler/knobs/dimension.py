@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tritonc.schemas.lock import KnobValue
@@ -16,7 +16,8 @@ class Condition:
     """A knob is active only while another active knob has one of these values."""
 
     knob: str
-    values: tuple[KnobValue, ...]
+    values: Sequence[KnobValue]
+    """In a Dimension a tuple; before that also a range, which may be of any length."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from tritonc.schemas.errors import did_you_mean
+from tritonc.schemas.errors import did_you_mean, shortened
 from tritonc.schemas.lock import KnobValue
+from tritonc.schemas.spec_fields import INT32_MAX
 from tritonc.schemas.units import parse_size_bytes
 
 
@@ -40,14 +41,15 @@ class Whole:
 
     Attributes:
         low: the smallest legal value.
-        high: the largest legal value; None: no limit of its own.
+        high: the largest legal value; by default the largest int32, which is all that fields of config.pbtxt
+            and the backends' own parsers take.
         first: the smallest positive value of a grid that begins at 0.
         words: names that are legal beside the numbers.
         size: a number of bytes, which may be written with a unit.
     """
 
     low: int = 1
-    high: int | None = None
+    high: int = INT32_MAX
     first: int = 1
     words: tuple[str, ...] = ()
     size: bool = False
@@ -67,7 +69,9 @@ class Whole:
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool):
             raise ValueError(f"{_shown(value)} should be {self._described()}")
-        if value < self.low or (self.high is not None and value > self.high):
+        if value > self.high:
+            raise ValueError(f"{shortened(str(value))} is out of bounds: it should be at most {self.high}")
+        if value < self.low:
             raise ValueError(f"{value} is out of bounds: it should be {self._described()}")
         return value
 
@@ -84,7 +88,8 @@ class Whole:
         return tuple(sorted(values))
 
     def _described(self) -> str:
-        bounds = f"from {self.low} to {self.high}" if self.high is not None else f"of at least {self.low}"
+        is_small = self.high < INT32_MAX
+        bounds = f"from {self.low} to {self.high}" if is_small else f"of at least {self.low}"
         words = "".join(f" or {word}" for word in self.words)
         return f"a whole number {bounds}{words}"
 

@@ -80,8 +80,9 @@ def _unmet(name: str, value: KnobValue, facts: Facts, knobs: Mapping[str, KnobVa
         return ""
     if not unmet.values:
         return f"no {unmet.knob} of target {facts.target} has it"
-    words = [str(one).lower() for one in unmet.values]
-    shown = " or ".join(words) if len(words) < 4 else f"{words[0]} to {words[-1]}"
+    shown = f"{unmet.values[0]} to {unmet.values[-1]}"
+    if len(unmet.values) < 4:
+        shown = " or ".join(str(one).lower() for one in unmet.values)
     return f"it acts only where {unmet.knob} is {shown}"
 
 

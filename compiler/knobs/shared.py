@@ -9,6 +9,7 @@ from tritonc.compiler.knobs.domains import BatchSizes, OneOf, Switch, Text, Whol
 from tritonc.compiler.knobs.facts import Facts
 from tritonc.compiler.knobs.knob import Chosen, Knob, where, wish
 from tritonc.schemas.lock import KnobValue
+from tritonc.schemas.spec_fields import INT64_MAX
 
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Instance counts worth trying: doubling, with one step between."""
@@ -169,7 +170,7 @@ def _refuse_batching(facts: Facts) -> str:
 def _batching_conditions(facts: Facts) -> tuple[Condition, ...]:
     return (
         Condition("backend", _batching_backends(facts)),
-        Condition("max_batch_size", tuple(range(2, facts.max_batch_size + 1))),
+        Condition("max_batch_size", range(2, facts.max_batch_size + 1)),
     )
 
 
@@ -195,7 +196,7 @@ def _preferred_conditions(facts: Facts, value: KnobValue, named: bool) -> tuple[
     if not value:
         return ()
     largest = facts.max_batch_size if named else value[-1]
-    return (Condition("max_batch_size", tuple(range(value[-1], largest + 1))),)
+    return (Condition("max_batch_size", range(value[-1], largest + 1)),)
 
 
 def _refuse_warmup(facts: Facts) -> str:
@@ -292,7 +293,7 @@ SHARED: tuple[Knob, ...] = (
         "max_queue_delay_microseconds",
         "dynamic_batching: how long a request may wait for others to join it.",
         "0",
-        Whole(0, first=100),
+        Whole(0, INT64_MAX, first=100),
         refuse=_refuse_batching,
         conditions=_BATCHING,
         grid=_delays,

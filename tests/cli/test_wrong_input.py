@@ -106,6 +106,8 @@ NAMES = [
     model_named("spaces", '"a b"'),
     model_named("300 characters", "m" * 300),
     model_named("hidden", ".mlp"),
+    model_named("the file of server flags", "server.args"),
+    model_named("the manifest", "manifest.json"),
 ]
 
 
@@ -223,6 +225,21 @@ TARGETS = [
         "openvino",
         files={"models/mlp.onnx": identity(8)},  # onnx.TensorProto.STRING
     ),
+    spec_with(
+        "a target named like the index of candidates",
+        "  cpu:",
+        "  index.json:",
+        "spec.yaml:8:3",
+        "a file that tritonc writes",
+        args=("candidates", "-o", "{folder}/c"),
+    ),
+    spec_with(
+        "a number that no config.pbtxt holds",
+        "{instance_count: [1, 2]}",
+        f"{{max_queue_delay_microseconds: {10**30}}}",
+        "spec.yaml:15:40",
+        "at most",
+    ),
     Wrong("unknown target", ('no target "gpu"', "cpu"), args=("build", "--target", "gpu")),
     Wrong(
         "unknown target of candidates",
@@ -242,6 +259,7 @@ TARGETS = [
         "response_cache",
     ),
     Wrong("no spec", ("nothere.yaml",), args=("build", "nothere.yaml")),
+    Wrong("a name too long for a file", ("too long",), args=("build", f"{'s' * 300}.yaml")),
 ]
 
 
@@ -459,7 +477,7 @@ def test_wrong_input(project: Any, case: Wrong) -> None:
     p = prepared(project, case)
     before = snapshot(p.folder.parent)
     command, *rest = [arg.format(folder=p.folder) for arg in case.args]
-    spec = [] if "nothere.yaml" in rest else [p.path("spec.yaml")]
+    spec = [] if any(arg.endswith(".yaml") for arg in rest) else [p.path("spec.yaml")]
     result = p.run(command, *spec, *rest, "--output", "json")
     said = result.stderr.replace(f"{p.folder}/", "")
     assert result.exit_code == 2, f"{said}{result.stdout}"

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.compiler.projects import CPU, FIXED, GPU, IMAGE, MIB, project_of, spec_of
 from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.knobs.legal_candidate import candidate_from
 from tritonc.compiler.model_config import render
 from tritonc.compiler.pbtxt import parse_pbtxt, print_pbtxt
 from tritonc.compiler.signature import Signature
@@ -281,3 +282,12 @@ def test_any_space_is_countable_and_its_candidates_render_apart(
             assert parse_pbtxt(text) == config
             texts.add(text)
         assert len(texts) == len(candidates[start : start + 100])
+
+
+def test_the_largest_batch_that_may_be_written_takes_no_memory(tmp_path: Path) -> None:
+    project = project_of(tmp_path, spec_of({"max_batch_size": 2**31 - 1}))
+    space = space_for(project, "m", "t")
+    assert space.baseline.values["max_batch_size"] == 2**31 - 1
+    assert candidate_from(project, "m", "t", space.baseline.values) == space.baseline
+    with pytest.raises(ValueError, match="it acts only where max_batch_size is 2 to 2147483647"):
+        candidate_from(project, "m", "t", {**space.baseline.values, "max_batch_size": 1})

@@ -85,6 +85,7 @@ def test_a_gpu_has_knobs_of_its_own(tmp_path: Path, knob: str, search: Any, expe
             {"instance_count": 0},
             "instance_count: 0 is out of bounds: it should be a whole number of at least 1",
         ),
+        ({"instance_count": 2**31}, "2147483648 is out of bounds: it should be at most 2147483647"),
         ({"instance_count": "4x"}, 'instance_count: "4x" should be a whole number of at least 1'),
         ({"instance_count": True}, "instance_count: True should be a whole number"),
         ({"instance_count": [1, 2.5]}, "instance_count: 2.5 should be a whole number"),

@@ -76,6 +76,12 @@ def test_a_precision_of_a_later_release_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_a_precision_is_never_dropped_in_silence(tmp_path: Path) -> None:
+    backends = {"onnxruntime": {"accelerators": ["tensorrt"], "precisions": ["fp16"]}}
+    target = {**GPU, "triton": "21.02", "backends": backends}
+    assert "precision fp16 needs Triton 21.06; target t is served by 21.02" in problems(tmp_path, target)[0]
+
+
 def test_two_gpus_have_two_device_ids_from_25_04_on(tmp_path: Path) -> None:
     target = {**GPU, "triton": "25.04", "gpu": {"name": "A10", "memory": "24GiB", "count": 2}}
     assert baseline_for(project_of(tmp_path, spec_of({}, target)), "m", "t").values["accelerator"] == "cuda"
