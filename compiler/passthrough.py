@@ -37,6 +37,7 @@ _KNOB_OF: Mapping[str, str] = {
     "output.dims": "pin them under dims of the model",
     "instance_group.count": "pin instance_count in search",
     "instance_group.kind": "pin instance_kind in search",
+    "instance_group.gpus": "they are those of the target: write gpu: {count: …} there",
     "dynamic_batching.preferred_batch_size": "pin preferred_batch_size in search",
     "dynamic_batching.max_queue_delay_microseconds": "pin max_queue_delay_microseconds in search",
     "optimization.execution_accelerators": "allow accelerators at the target; search names their parameters",

@@ -92,6 +92,10 @@ def test_parameters_are_strings(tmp_path: Path) -> None:
             {"instance_group": [{"count": 2}]},
             "config: instance_group.count is written by tritonc; pin instance",
         ),
+        (
+            {"instance_group": [{"gpus": [1]}]},
+            "config: instance_group.gpus is written by tritonc; they are those of the target",
+        ),
         ({"instance_group": [{}, {}]}, "config: tritonc writes one instance_group; give a list of one"),
         (
             {"dynamic_batching": {"preferred_batch_size": [4]}},
