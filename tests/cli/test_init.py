@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,6 +73,31 @@ def test_every_model_that_cannot_be_read_is_reported_and_nothing_written(project
     for name in ("text.onnx", "folder", "missing.onnx"):
         assert str(p.path(name)) in result.stderr
     assert "ok.onnx" not in result.stderr
+    assert not p.path("spec.yaml").exists()
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_folder_is_no_place_for_a_spec(project: Any, force: tuple[str, ...]) -> None:
+    p: ProjectFolder = project({"m.onnx": mlp()})
+    for out in (p.folder, Path()):
+        result = p.run("init", p.path("m.onnx"), "-o", out, *force)
+        assert result.exit_code == 2
+        assert f"{out} is a folder; name the file too: -o {out / 'spec.yaml'}" in result.stderr
+
+
+def test_a_spec_s_name_that_is_too_long_is_an_error(project: Any) -> None:
+    p: ProjectFolder = project({"m.onnx": mlp()})
+    result = p.run("init", p.path("m.onnx"), "-o", p.path("s" * 300))
+    assert result.exit_code == 2
+    assert "cannot be written: File name too long; choose another place with -o" in result.stderr
+
+
+def test_a_model_s_name_that_yaml_cannot_hold_is_an_error(project: Any) -> None:
+    p: ProjectFolder = project({})
+    path = p.write("\udcff.onnx", mlp())
+    result = p.run("init", path, "-o", p.path("spec.yaml"))
+    assert result.exit_code == 2
+    assert "is not UTF-8" in result.stderr
     assert not p.path("spec.yaml").exists()
 
 

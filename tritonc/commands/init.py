@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -32,12 +34,8 @@ def command(output: Output, models: tuple[Path, ...], out: Path, force: bool) ->
     """
     to_stdout = str(out) == "-"
     folder = Path() if to_stdout else out.parent
-    if not to_stdout and not force and out.exists():
-        raise OutputError(
-            f"{out} is already there", "choose another name with -o, or replace it with --force"
-        )
-    if not folder.is_dir():
-        raise OutputError(f"{folder} is not a folder", "make it first, or choose another with -o")
+    if not to_stdout:
+        _require_place(out, force)
     starters = _read_models(models, folder)
     text = starter_spec(spec_name(folder.resolve().name), starters, _this_machine())
     if to_stdout:
@@ -48,6 +46,21 @@ def command(output: Output, models: tuple[Path, ...], out: Path, force: bool) ->
     lines = [f"{out}: {name} ({source})" for name, source in names.items()]
     at = "" if out == Path("spec.yaml") else f" {out}"
     output.result({"path": str(out), "models": names}, "\n".join([*lines, f"next: tritonc build{at}"]))
+
+
+def _require_place(out: Path, force: bool) -> None:
+    try:
+        is_folder = out.is_dir()
+    except OSError as err:
+        raise _unwritable(out, err) from err
+    if is_folder:
+        raise OutputError(f"{out} is a folder", f"name the file too: -o {out / 'spec.yaml'}")
+    if not force and os.path.lexists(out):
+        raise OutputError(
+            f"{out} is already there", "choose another name with -o, or replace it with --force"
+        )
+    if not out.parent.is_dir():
+        raise OutputError(f"{out.parent} is not a folder", "make it first, or choose another with -o")
 
 
 def _read_models(paths: tuple[Path, ...], folder: Path) -> list[StarterModel]:
@@ -69,13 +82,19 @@ def _read_models(paths: tuple[Path, ...], folder: Path) -> list[StarterModel]:
 
 def _source(path: Path, folder: Path) -> str:
     try:
-        return path.resolve().relative_to(folder.resolve()).as_posix()
+        source = path.resolve().relative_to(folder.resolve()).as_posix()
+        source.encode()
+    except UnicodeEncodeError:
+        raise ModelFileError(
+            ascii(str(path)), "its name is not UTF-8, so that no spec can hold it", "rename the file"
+        ) from None
     except ValueError:
         raise ModelFileError(
             path,
             f"lies outside the spec's folder {folder.resolve()}",
             "put the spec above the models (-o FOLDER/spec.yaml), or the model below the spec",
         ) from None
+    return source
 
 
 def _this_machine() -> StarterTarget:
@@ -93,9 +112,12 @@ def _write(out: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(out)
     except OSError as err:
-        partial.unlink(missing_ok=True)
-        if isinstance(err, (PermissionError, IsADirectoryError)):
-            raise OutputError(
-                f"{out} cannot be written: {err.strerror}", "choose another place with -o"
-            ) from err
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        if isinstance(err, PermissionError) or err.errno == errno.ENAMETOOLONG:
+            raise _unwritable(out, err) from err
         raise
+
+
+def _unwritable(out: Path, err: OSError) -> OutputError:
+    return OutputError(f"{out} cannot be written: {err.strerror}", "choose another place with -o")
