@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from tritonc.live import fetch_lines, watching
 from tritonc.output import Output
@@ -116,7 +117,7 @@ def command(
             result = tune(project, plan, settings, engine=engine, observer=observer)
     except KeyboardInterrupt:
         output.note("interrupted: the server is stopped, finished trials are kept; to go on, run it again:")
-        output.note(f"  {_again(spec, trials, targets, models)}")
+        output.note(f"  {again(click.get_current_context())}")
         return 130
     output.result(result_document(result), result_text(result))
     if result.not_built is not None:
@@ -143,10 +144,18 @@ def _terminated_as_interrupted() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _again(spec: Path, trials: int, targets: tuple[str, ...], models: tuple[str, ...]) -> str:
+def again(context: click.Context) -> str:
+    """The command line that goes on from where an interrupted one was: all that was typed but --fresh."""
     words = ["tritonc", "tune"]
-    words += [str(spec)] if str(spec) != "spec.yaml" else []
-    words += ["--trials", str(trials)]
-    words += [word for target in targets for word in ("--target", target)]
-    words += [word for model in models for word in ("--model", model)]
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if not typed or name not in context.params or name == "fresh":
+            continue
+        value = context.params[name]
+        if isinstance(parameter, click.Option):
+            for one in value if parameter.multiple else (value,):
+                words += [parameter.opts[0]] if parameter.is_flag else [parameter.opts[0], str(one)]
+        else:
+            words.append(str(value))
     return shlex.join(words)
