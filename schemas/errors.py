@@ -95,10 +95,13 @@ class SetupError(TritoncError):
 
 
 class MissingExtraError(SetupError):
-    """A package that this command needs is not installed."""
+    """One or more packages, listed with commas, that this command needs and that are not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed", f"install it with: pip install 'tritonc[{extra}]'")
+        verb = "are" if ", " in package else "is"
+        super().__init__(
+            f"{package} {verb} not installed", f"install it with: pip install 'tritonc[{extra}]'"
+        )
         self.package = package
         self.extra = extra
 

@@ -6,14 +6,14 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 from tritonc.schemas.errors import TritoncError
 from tritonc.tuner import bundle
+from tritonc.tuner.extras import TUNE_PACKAGES, installed_versions
 from tritonc.tuner.hardware import Gpu, Machine, this_machine
 from tritonc.tuner.tracking import redacted
 
@@ -22,18 +22,6 @@ State = Literal["ok", "note", "problem"]
 
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-openvino", "onnxruntime-gpu")
 """The packages that bring the module `onnxruntime`; each is an extra of tritonc by the same name."""
-TUNE_PACKAGES = (
-    "optuna",
-    "mlflow",
-    "scipy",
-    "psutil",
-    "filelock",
-    "platformdirs",
-    "prometheus-client",
-    "pip",
-)
-"""What the extra `tune` brings and every measurement needs."""
-
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (where POSIX shared memory lies on Linux)
 _MIN_SHM_BYTES = 256 * 2**20  # the Python backend moves every tensor through it; containers give 64 MiB
 _MIN_FREE_BYTES = 2 * 2**30
@@ -104,17 +92,6 @@ def examine(folder: Path, environ: Mapping[str, str] = os.environ) -> Report:
     return Report(
         checks, _measurable(providers, has_openvino=openvino is not None, has_gpu=bool(machine.gpus))
     )
-
-
-def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of those of `packages` that are installed, without importing any."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def installed_backends() -> dict[str, tuple[str, ...]]:

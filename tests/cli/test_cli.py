@@ -109,7 +109,7 @@ def test_version_is_the_package_s() -> None:
         (EngineError("no server"), "error: no server", 3),
         (
             MissingExtraError("optuna", "tune"),
-            "error: optuna is not installed; install it with: pip install 'tritonc[tune]'",
+            "error: optuna is not installed; run: pip install 'tritonc[tune]'",
             3,
         ),
     ],

@@ -33,7 +33,7 @@ def test_no_errors_are_no_error() -> None:
 
 def test_missing_extra_says_how_to_install_it() -> None:
     error = MissingExtraError("optuna", "tune")
-    assert str(error) == "optuna is not installed; install it with: pip install 'tritonc[tune]'"
+    assert str(error) == "optuna is not installed; run: pip install 'tritonc[tune]'"
     assert error.exit_code == 3
 
 
