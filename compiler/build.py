@@ -140,6 +140,9 @@ def require_folder_or_link(out: Path) -> bool:
     """Whether there is a folder at `out`, which may be a link to one: the person who names it chose it.
 
     Raises:
-        OutputError: there is something else.
+        OutputError: there is something else, or the link leads nowhere.
     """
+    if out.is_symlink() and not out.exists():
+        hint = "make the folder that it names, or name another one with -o"
+        raise OutputError(f"{out}: is a symbolic link that leads nowhere", hint)
     return require_folder(out.resolve() if out.is_symlink() else out)

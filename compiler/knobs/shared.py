@@ -101,8 +101,8 @@ def _refuse_count(facts: Facts, value: KnobValue) -> str:
         return ""
     most = max(facts.instances_that_fit(kind) or 0 for kind in facts.kinds.values())
     return (
-        f"{value} copies of the weights of model {facts.model} ({facts.weights_bytes / 2**20:.0f} MiB each) "
-        f"do not fit in the memory of target {facts.target}, which holds {most}"
+        f"the weights of model {facts.model} ({facts.weights_bytes / 2**20:.0f} MiB) fit {most} times "
+        f"into the memory of target {facts.target}, not {value} times"
     )
 
 

@@ -370,6 +370,11 @@ def out_holds(place: str) -> Prepare:
 OUTPUTS = [
     Wrong("output is a file", ("build: is a file", "-o"), prepare=out_is_a_file),
     Wrong("output of a target is a file", ("build/cpu: is a file", "-o"), prepare=out_holds("cpu")),
+    Wrong(
+        "output is a link to nothing",
+        ("build: is a symbolic link that leads nowhere", "-o"),
+        prepare=lambda p: p.path("build").symlink_to("nowhere"),
+    ),
     Wrong("output below a file", ("spec.yaml",), args=("build", "-o", "{folder}/spec.yaml/build")),
     Wrong(
         "foreign file beside the targets", ("did not write: mine.txt", "-o"), prepare=out_holds("mine.txt")
@@ -477,7 +482,7 @@ def test_wrong_input(project: Any, case: Wrong) -> None:
     p = prepared(project, case)
     before = snapshot(p.folder.parent)
     command, *rest = [arg.format(folder=p.folder) for arg in case.args]
-    spec = [] if any(arg.endswith(".yaml") for arg in rest) else [p.path("spec.yaml")]
+    spec = [] if rest and rest[0].endswith(".yaml") else [p.path("spec.yaml")]
     result = p.run(command, *spec, *rest, "--output", "json")
     said = result.stderr.replace(f"{p.folder}/", "")
     assert result.exit_code == 2, f"{said}{result.stdout}"

@@ -265,7 +265,8 @@ def test_weights_that_do_not_fit_once_are_an_error(tmp_path: Path) -> None:
     target = {**CPU, "memory": "1GiB"}
     found = problems(tmp_path, spec_of({}, target), size_bytes=2 * 2**30)
     assert (
-        "no legal configuration on target t: 1 copies of the weights of model m (2048 MiB each)" in found[0]
-    )
+        "no legal configuration on target t: the weights of model m (2048 MiB) fit 0 times "
+        "into the memory of target t, not 1 times"
+    ) in found[0]
     found = problems(tmp_path, spec_of({}, target, {"instance_count": 3}), size_bytes=2**29)
-    assert "do not fit in the memory of target t, which holds 2" in found[0]
+    assert "(512 MiB) fit 2 times into the memory of target t, not 3 times" in found[0]
