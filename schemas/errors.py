@@ -99,9 +99,7 @@ class MissingExtraError(SetupError):
 
     def __init__(self, package: str, extra: str) -> None:
         verb = "are" if ", " in package else "is"
-        super().__init__(
-            f"{package} {verb} not installed", f"install it with: pip install 'tritonc[{extra}]'"
-        )
+        super().__init__(f"{package} {verb} not installed", f"run: pip install 'tritonc[{extra}]'")
         self.package = package
         self.extra = extra
 
