@@ -313,11 +313,15 @@ def _download(wheel: Wheel, target: Path, progress: Progress) -> Path:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as pip:
         assert pip.stdout is not None
-        for line in pip.stdout:
-            if match := re.match(r"Progress (\d+) of (\d+)", line):
-                progress(what, int(match[1]) / max(1, int(match[2])))
-            else:
-                lines.append(line.rstrip())
+        try:
+            for line in pip.stdout:
+                if match := re.match(r"Progress (\d+) of (\d+)", line):
+                    progress(what, int(match[1]) / max(1, int(match[2])))
+                else:
+                    lines.append(line.rstrip())
+        except BaseException:
+            pip.kill()  # a SIGTERM is for tritonc alone
+            raise
     paths = sorted(target.glob("*.whl"))
     if pip.returncode or not paths:
         reason = "\n".join(line for line in lines if line.strip())[-2000:]

@@ -156,6 +156,25 @@ def test_pip_downloads_the_pinned_wheels_and_nothing_of_them_is_left(
     assert not list((tmp_path / "cache").rglob("*.whl"))
 
 
+def test_an_interrupted_download_leaves_no_pip_running(
+    wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pip = tmp_path / "python"
+    pip.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\necho Progress 1 of 10\nexec sleep 60\n")
+    pip.chmod(0o755)
+    monkeypatch.delenv("TRITONC_BUNDLE_WHEELS")
+    monkeypatch.setattr("sys.executable", str(pip))
+
+    def terminated(_what: str, share: float | None) -> None:
+        if share is not None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch_bundle(tmp_path / "cache", terminated)
+    assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
+    assert not list((tmp_path / "cache" / "bundle").glob(".unpacking-*"))
+
+
 def test_without_an_index_the_message_says_how_to_bring_the_wheels(
     wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
