@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from tritonc.tuner.engines import ENGINE_NAMES, Engine, Server, ServerFailure, S
 from tritonc.tuner.engines import server as server_module
 from tritonc.tuner.engines.embedded import EmbeddedEngine, assemble_backends, backend_names
 from tritonc.tuner.engines.local import LocalEngine
+from tritonc.tuner.process import Child
 
 pytestmark = pytest.mark.triton
 
@@ -269,6 +271,28 @@ class TestLocal(EngineContract):
         program.write_text("\n".join(["#!/bin/sh", *exports, f'exec {installation.binary} "$@"', ""]))
         program.chmod(0o755)
         return LocalEngine(program, installation.backends)
+
+
+def test_metrics_that_break_off_are_a_fault_of_the_server(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        Child(["sleep", "60"], output=tmp_path / "x") as child,
+    ):
+
+        def answer_half() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nnv_")
+
+        thread = threading.Thread(target=answer_half)
+        thread.start()
+        port = listening.getsockname()[1]
+        server = server_module.TritonServer(child, (1, 2, port), tmp_path / "x", tmp_path)
+        with pytest.raises(ServerFailure) as caught:
+            server.metrics()
+        thread.join()
+    assert caught.value.failure.reason == "server_hung"
 
 
 def test_engines_go_by_name() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import logging
 import re
 import shlex
@@ -180,7 +181,7 @@ class TritonServer:
         try:
             with urllib.request.urlopen(url, timeout=5) as answer:
                 text = answer.read().decode()
-        except OSError as err:
+        except (OSError, http.client.HTTPException) as err:
             reason = "server_hung" if self._still_alive() else "server_crashed"
             raise self._failure(reason, f"the server did not show its metrics: {err}") from err
         written = set(re.findall(r"^(\w+)", text, re.MULTILINE))  # the parser adds "_total" to counters
