@@ -13,7 +13,7 @@ from tritonc.compiler.project import Project
 from tritonc.compiler.selection import served_result
 from tritonc.schemas.lock import Decision, Lock
 from tritonc.schemas.lock_file import read_lock, write_lock
-from tritonc.schemas.measurement import EngineInfo, Failure, Load, Measurement
+from tritonc.schemas.measurement import EngineInfo, Failure, Load
 from tritonc.tuner.engines import Engine
 from tritonc.tuner.events import (
     Decided,
@@ -33,7 +33,14 @@ from tritonc.tuner.perf_analyzer import LoadData, PerfAnalyzer, perf_analyzer_at
 from tritonc.tuner.plan import Plan, Settings, Task
 from tritonc.tuner.search import Search, study_names
 from tritonc.tuner.stand import Stand
-from tritonc.tuner.study import Evidence, confirm, decision_of, entrants, search_candidates
+from tritonc.tuner.study import (
+    Evidence,
+    compared_with,
+    confirm,
+    decision_of,
+    entrants,
+    search_candidates,
+)
 from tritonc.tuner.tracking import Tracking
 from tritonc.tuner.trial_log import TrialLog
 
@@ -101,8 +108,7 @@ class Job:
         left = list(self._plan.tasks)
         for target in dict.fromkeys(task.space.target for task in left):
             tasks = [task for task in left if task.space.target == target]
-            generator = generator_of(self._engine, tasks[0], self._settings)
-            info = info_of(self._engine, tasks[0], generator)
+            info, generator = measured_with(self._engine, tasks[0], self._settings)
             with Stand(
                 self._project,
                 self._engine,
@@ -185,15 +191,11 @@ class Job:
             seed=self._settings.seed,
         )
 
-        def baseline_measured() -> Measurement | None:
-            outcome = study.search.outcome(space.baseline)
-            return outcome.measurement if isinstance(outcome, Capacity) else None
-
         return StandMeasuring(
             study.stand,
             bench,
             baseline=space.baseline,
-            baseline_measured=baseline_measured,
+            compared_with=partial(compared_with, study.search),
             on_load=lambda candidate, load: self._observer(LoadStarted(candidate, load)),
             warn=self._warn,
         )
@@ -296,20 +298,18 @@ class Job:
         }
 
 
-def generator_of(engine: Engine, task: Task, settings: Settings) -> PerfAnalyzer:
-    """The load generator: the bundle's, or the one that the settings name.
+def measured_with(engine: Engine, task: Task, settings: Settings) -> tuple[EngineInfo, PerfAnalyzer]:
+    """What measures a task, and its load generator: the bundle's, or the one that the settings name.
 
     Raises:
-        EngineError: the bundle cannot be had.
+        EngineError: the engine or the bundle cannot be had.
         LoadGeneratorError: it does not run.
     """
+    description = engine.describe()  # before anything is fetched for an engine that is not there
     binary, environment = engine.perf_analyzer()
-    return perf_analyzer_at(settings.perf_analyzer or binary, environment, task.cores.load_generator)
-
-
-def info_of(engine: Engine, task: Task, generator: PerfAnalyzer) -> EngineInfo:
-    """What measures a task."""
-    return engine_info(engine.name, engine.describe(), f"perf_analyzer {generator.version}", task.cores)
+    generator = perf_analyzer_at(settings.perf_analyzer or binary, environment, task.cores.load_generator)
+    info = engine_info(engine.name, description, f"perf_analyzer {generator.version}", task.cores)
+    return info, generator
 
 
 def study_of(task: Task, plan: Plan, info: EngineInfo, names: tuple[str, ...]) -> str:

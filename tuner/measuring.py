@@ -21,6 +21,7 @@ Outcome = TypeVar("Outcome")
 
 _CLOSED_STEP = 0.85
 _OPEN_STEP = 0.9
+_SERVER_GONE = frozenset({"server_crashed", "server_hung"})
 _LONGEST_SAMPLE_S = 300.0
 """250 requests at less than one a second: such a model gets what there is time for."""
 
@@ -30,7 +31,7 @@ class StandMeasuring:
 
     Args:
         baseline: candidates are compared with its outputs.
-        baseline_measured: its measurement once there is one, which weighted objectives compare with.
+        compared_with: what weighted objectives are relative to, once there is something.
         on_load: told which load comes next; None for the warm-up.
         warn: takes one line for people.
     """
@@ -41,14 +42,14 @@ class StandMeasuring:
         bench: Bench,
         *,
         baseline: Candidate,
-        baseline_measured: Callable[[], Measurement | None],
+        compared_with: Callable[[], Measurement | None],
         on_load: Callable[[Candidate, Load | None], None],
         warn: Callable[[str], None],
     ) -> None:
         self._stand = stand
         self._bench = bench
         self._baseline = baseline
-        self._baseline_measured = baseline_measured
+        self._compared_with = compared_with
         self._on_load = on_load
         self._warn = warn
         self._reference: Reference | None = None
@@ -70,7 +71,7 @@ class StandMeasuring:
                 self._bench,
                 max_batch_size=_max_batch_size(candidate),
                 reference=self._reference,
-                baseline=self._baseline_measured(),
+                baseline=self._compared_with(),
                 loaded_s=loaded_s,
                 on_load=on_load,
             )
@@ -88,6 +89,7 @@ class StandMeasuring:
         self._on_load(self._baseline, alone)
         sample = take_sample(server, self._baseline.model, self._bench, alone, 1)
         if isinstance(sample, Failure):
+            self._stand.recover(sample)
             return capacity
         return replace(capacity, steps=(pooled([sample]), *capacity.steps))
 
@@ -118,7 +120,7 @@ class StandMeasuring:
     def objective(self, measurement: Measurement) -> float:
         """The objective, larger is better."""
         bench = self._bench
-        return objective.objective_value(bench.objective, bench.slo, measurement, self._baseline_measured())
+        return objective.objective_value(bench.objective, bench.slo, measurement, self._compared_with())
 
     def score(self, value: float) -> float:
         """The objective on a scale on which equal differences are equal ratios."""
@@ -145,6 +147,16 @@ class StandMeasuring:
         if self._reference is not None or self._looked_for_reference:
             return
         self._looked_for_reference = True
+        found = self._baseline_outputs()
+        if isinstance(found, Failure) and found.reason in _SERVER_GONE:
+            found = self._baseline_outputs()  # somebody else may have ended the server
+        if isinstance(found, Failure):
+            why = f"{found.reason}; the outputs of candidates are not checked"
+            self._warn(f"warning: the baseline gives no outputs to compare with ({why})")
+        else:
+            self._reference = found
+
+    def _baseline_outputs(self) -> Reference | Failure:
         try:
             server, _ = self._stand.serve(self._baseline)
             found = reference_outputs(server, self._baseline.model, self._bench.inputs)
@@ -152,9 +164,7 @@ class StandMeasuring:
             found = err.failure
         if isinstance(found, Failure):
             self._stand.recover(found)
-            self._warn(f"warning: the baseline gives no outputs to compare with ({found.reason})")
-        else:
-            self._reference = found
+        return found
 
     def _loaded(
         self, candidate: Candidate, measure: Callable[[Server, float], Outcome | Failure]

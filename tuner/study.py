@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.lock import Configuration, Decision, Digests, Result
-from tritonc.schemas.measurement import EngineInfo, Failure, Hardware, Load
+from tritonc.schemas.measurement import EngineInfo, Failure, Hardware, Load, Measurement
 from tritonc.tuner.confirm import Role, Verdict, decide
 from tritonc.tuner.events import Confirming, Observer, SearchEnded, TrialFinished, TrialStarted, Warned
 from tritonc.tuner.measure import Capacity
@@ -87,6 +87,17 @@ def search_candidates(
         trial = search.tell(candidate, outcome, clock() - started)
         log(trial)
         observer(TrialFinished(trial, search.best()))
+
+
+def compared_with(search: Search) -> Measurement | None:
+    """What weighted objectives are relative to: the baseline, else the first candidate that was measured.
+
+    None before either was: the one that is measured then has the objective 0, as have its equals.
+    """
+    baseline = search.outcome(search.space.baseline)
+    measured = (trial.capacity for trial in search.trials if trial.capacity is not None)
+    first = baseline if isinstance(baseline, Capacity) else next(measured, None)
+    return first.measurement if first else None
 
 
 def entrants(search: Search, previous: Candidate | None, previous_load: Load | None) -> tuple[Entrant, ...]:

@@ -1,9 +1,9 @@
 """Trials in MLflow: a parent run for each (model, target), a nested run for each trial.
 
 Optuna's study is what tritonc itself relies on; MLflow is for people. So a tracking server that cannot be
-reached never stops a study: it is said once, and the next `tune` logs what is missing. Importing MLflow and
-opening its database take about four seconds, so both are done in a thread that is started before the server
-and joined before the first load runs; a trial costs about 0.03 s after that.
+reached never stops a study: it is said once, and the next `tune` that measures logs what is missing.
+Importing MLflow and opening its database take about four seconds, so both are done in a thread that is
+started before the server and joined before the first load runs; a trial costs about 0.03 s after that.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ class Tracking:
     def _say(self, problem: str) -> None:
         self._warn(
             f"warning: MLflow at {self.shown_uri} does not work ({problem}); trials are kept in the study, "
-            "and the next `tritonc tune` logs what is missing"
+            "and the next `tritonc tune` that measures logs what is missing"
         )
         self._problem = ""
         self._client = None

@@ -19,7 +19,8 @@ from tritonc.tuner.events import (
     TargetSkipped,
     Undecided,
 )
-from tritonc.tuner.job import Job, generator_of, info_of, study_of
+from tritonc.tuner.extras import require_tune_extra
+from tritonc.tuner.job import Job, measured_with, study_of
 from tritonc.tuner.objective import Objective
 from tritonc.tuner.plan import Plan, Settings, Task
 from tritonc.tuner.search import Trial, finished_trials, study_names
@@ -91,10 +92,12 @@ def tune(
     again, it goes on from there.
 
     Raises:
-        SetupError: no engine, no load generator, a full disk, or another tune in this project.
+        SetupError: no engine, no load generator, a package is missing, a full disk, or another tune in this
+            project.
         LockError: the lock beside the spec cannot be read.
         OutputError: the output folder holds files that tritonc did not write.
     """
+    require_tune_extra()
     state = project.folder.resolve() / STATE_FOLDER
     out = project.folder / "build"
     targets = tuple(project.spec.targets)
@@ -133,7 +136,7 @@ def estimate(project: Project, plan: Plan, settings: Settings, engine: Engine) -
     for task in plan.tasks:
         trials: tuple[Trial, ...] = ()
         if names:
-            info = info_of(engine, task, generator_of(engine, task, settings))
+            info, _ = measured_with(engine, task, settings)
             name = study_of(task, plan, info, names)
             trials = finished_trials(task.space, storage, name) if name in names else ()
         estimates.append(_estimate(task, settings, trials))
@@ -160,15 +163,22 @@ def _alone_in(state: Path) -> Iterator[None]:
     """Makes the state folder, which git does not see, and keeps a second tune out of it."""
     from filelock import FileLock, Timeout
 
-    state.mkdir(parents=True, exist_ok=True)
-    ignore = state / ".gitignore"
-    if not ignore.exists():
-        ignore.write_text("*\n")
     lock = FileLock(state / "tune.lock")
     try:
-        with lock.acquire(timeout=0):
-            yield
+        state.mkdir(parents=True, exist_ok=True)
+        ignore = state / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")
+        lock.acquire(timeout=0)
     except Timeout as err:
         raise SetupError(
             f"another tritonc tune runs in {state.parent}", "wait until it has ended, or stop it"
         ) from err
+    except OSError as err:
+        raise SetupError(
+            f"{state} cannot be written: {err.strerror or err}", "tune keeps its trials there"
+        ) from err
+    try:
+        yield
+    finally:
+        lock.release()

@@ -174,6 +174,7 @@ def assert_runs_are_in_mlflow(p: ProjectFolder) -> None:
 def test_a_killed_server_fails_its_trial_and_the_run_ends_well(p: ProjectFolder):
     with running(p, "--trials", "2") as tune:
         tune.wait_for(lambda line: line.startswith("trial 1/2"))
+        time.sleep(1)  # into the middle of the next trial
         tune.server().send_signal(signal.SIGKILL)
         assert tune.end() == 0, "".join(tune.lines)
     lines = trial_lines("".join(tune.lines))

@@ -123,6 +123,25 @@ def test_a_second_tune_in_a_project_exits_3(p: ProjectFolder):
     assert "another tritonc tune runs in" in done.stderr
 
 
+def test_a_state_folder_that_cannot_be_written_exits_3(p: ProjectFolder):
+    p.write(".tritonc", "a file")
+    done = p.run("tune")
+    assert done.exit_code == 3
+    assert ".tritonc cannot be written: File exists" in done.stderr
+
+
+def test_nothing_is_fetched_for_a_local_engine_that_is_not_there(
+    p: ProjectFolder, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TRITONC_TRITONSERVER", "nowhere")
+    monkeypatch.setenv("TRITONC_CACHE_DIR", str(p.path("cache")))
+    monkeypatch.setenv("TRITONC_BUNDLE_WHEELS", str(p.path("no-wheels")))
+    done = p.run("tune", "--engine", "local")
+    assert done.exit_code == 3
+    assert "nowhere is not a program" in done.stderr
+    assert "run tritonc inside the Triton container" in done.stderr
+
+
 def test_a_foreign_output_folder_is_found_before_anything_is_measured(p: ProjectFolder):
     p.write("build/notes.txt", "mine")
     done = p.run("tune")

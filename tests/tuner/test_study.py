@@ -13,7 +13,14 @@ from tritonc.schemas.lock import Digests
 from tritonc.schemas.measurement import ClosedLoad, EngineInfo, Failure, Hardware
 from tritonc.tuner.events import SearchEnded, TrialFinished, Warned
 from tritonc.tuner.search import Search
-from tritonc.tuner.study import Evidence, confirm, decision_of, entrants, search_candidates
+from tritonc.tuner.study import (
+    Evidence,
+    compared_with,
+    confirm,
+    decision_of,
+    entrants,
+    search_candidates,
+)
 
 SPACE = small_space()
 CRASH = Failure(reason="server_crashed", detail="signal 9")
@@ -110,6 +117,18 @@ def test_the_previous_choice_comes_too_once():
     unmeasured = next(c for c in SPACE if c not in (previous, SPACE.baseline))
     load = ClosedLoad(concurrency=3)
     assert entrants(search, unmeasured, load)[1].load == load
+
+
+def test_weighted_objectives_are_relative_to_the_baseline_or_where_it_failed_to_the_first_measured():
+    search = Search(SPACE)
+    assert compared_with(search) is None
+    for outcome in (CRASH, capacity(80.0), capacity(120.0)):
+        search.tell(search.ask(), outcome)
+    assert compared_with(search) == capacity(80.0).measurement
+    other = Search(SPACE)
+    for throughput in (100.0, 120.0):
+        other.tell(other.ask(), capacity(throughput))
+    assert compared_with(other) == capacity(100.0).measurement
 
 
 def test_where_nothing_keeps_the_slo_the_least_violating_comes_to_the_race():

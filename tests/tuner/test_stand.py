@@ -1,0 +1,115 @@
+"""One server for one candidate after another, on a real tritonserver."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.models import mlp
+from tritonc.compiler.project import Project, open_project
+from tritonc.compiler.space import space_for
+from tritonc.schemas.errors import EngineError
+from tritonc.schemas.measurement import ClosedLoad, Failure
+from tritonc.tuner.engines import engine_named
+from tritonc.tuner.inputs import read_inputs
+from tritonc.tuner.measure import Bench
+from tritonc.tuner.measuring import StandMeasuring
+from tritonc.tuner.perf_analyzer import LoadData, perf_analyzer_at
+from tritonc.tuner.stand import Stand
+
+pytestmark = pytest.mark.triton
+
+SPEC = """\
+apiVersion: tritonc/v1
+name: test
+models: {mlp: {source: mlp.onnx, max_batch_size: 4}}
+targets: {cpu: {device: cpu, cores: 1, backends: {onnxruntime: {accelerators: [none]}}}}
+"""
+ONE_CLIENT = ClosedLoad(concurrency=1)
+
+
+@dataclass
+class Measured:
+    """A stand with what measures on it, and what they said."""
+
+    stand: Stand
+    measuring: StandMeasuring
+    candidates: list
+    starts: list[bool] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def kill_server(self) -> None:
+        os.kill(self.stand.start().pid, signal.SIGKILL)
+
+
+@contextmanager
+def measured(folder: Path, on_start: Callable[[Measured], None] = lambda _: None) -> Iterator[Measured]:
+    (folder / "spec.yaml").write_text(SPEC)
+    (folder / "mlp.onnx").write_bytes(mlp().SerializeToString())
+    project = open_project(folder / "spec.yaml")
+    found: list[Measured] = []
+
+    def started(restarted: bool) -> None:
+        found[0].starts.append(restarted)
+        on_start(found[0])
+
+    with Stand(project, engine_named("embedded"), folder / "served", cores=(), on_start=started) as stand:
+        space = space_for(project, "mlp", "cpu")
+        bench = bench_of(project, folder)
+        measuring = StandMeasuring(
+            stand,
+            bench,
+            baseline=space.baseline,
+            compared_with=lambda: None,
+            on_load=lambda _candidate, _load: None,
+            warn=lambda text: found[0].warnings.append(text),
+        )
+        found.append(Measured(stand, measuring, [space.baseline, *(c for c in space if c != space.baseline)]))
+        yield found[0]
+
+
+def bench_of(project: Project, folder: Path) -> Bench:
+    try:
+        binary, env = engine_named("embedded").perf_analyzer()
+    except EngineError as err:
+        pytest.skip(str(err))
+    inputs, spec = read_inputs(project, "mlp"), project.spec.models["mlp"]
+    return Bench(
+        generator=perf_analyzer_at(binary, env),
+        data=LoadData.of(inputs, folder),
+        inputs=inputs,
+        workload=spec.workload,
+        slo=spec.slo,
+        objective="throughput",
+        accuracy=spec.accuracy,
+    )
+
+
+def test_a_server_that_ends_between_two_candidates_is_no_fault_of_the_second(tmp_path: Path):
+    with measured(tmp_path) as here:
+        baseline, second, *_ = here.candidates
+        assert not isinstance(here.measuring.sample(baseline, ONE_CLIENT, 1), Failure)
+        server = here.stand.start()
+        here.kill_server()
+        while server.alive():
+            time.sleep(0.01)
+        assert not isinstance(here.measuring.sample(second, ONE_CLIENT, 1), Failure)
+        assert (here.starts, here.warnings) == ([False, True], [])
+
+
+def test_the_baseline_is_asked_for_its_outputs_again_where_the_server_was_killed_meanwhile(tmp_path: Path):
+    def kill_the_first(here: Measured) -> None:
+        if here.starts == [False]:
+            here.kill_server()
+
+    with measured(tmp_path, kill_the_first) as here:
+        assert not isinstance(here.measuring.sample(here.candidates[0], ONE_CLIENT, 1), Failure)
+        assert (here.starts, here.warnings) == ([False, True], [])
+        assert here.measuring._reference is not None
