@@ -75,8 +75,10 @@ class Facts:
         return tuple(allowed.backend for allowed in self.backends if accelerator in allowed.accelerators)
 
     def instances_that_fit(self, kind: InstanceKind) -> int | None:
-        """How many copies of the weights the memory of `kind` holds; None where nothing limits them."""
+        """How many instances the memory of `kind` has room for; None where nothing limits them."""
         memory = self.gpu_memory_bytes if kind == "KIND_GPU" else self.memory_bytes
-        if memory is None or not self.weights_bytes or all(a.shares_weights for a in self.backends):
+        if memory is None or not self.weights_bytes:
             return None
-        return memory // self.weights_bytes
+        copies = memory // self.weights_bytes
+        running = (a for a in self.backends if any(self.kinds.get(name) == kind for name in a.accelerators))
+        return None if copies and all(a.shares_weights for a in running) else copies

@@ -40,6 +40,9 @@ def candidate_from(project: Project, model: str, target: str, knobs: Mapping[str
 
 
 def _against(facts: Facts, knobs: Mapping[str, KnobValue]) -> Iterator[str]:
+    alone = facts
+    if allowed := facts.allowed(str(knobs.get("backend"))):
+        alone = replace(facts, backends=(allowed,))
     for name, value in knobs.items():
         knob = CATALOGUE.get(name)
         if knob is None:
@@ -47,7 +50,7 @@ def _against(facts: Facts, knobs: Mapping[str, KnobValue]) -> Iterator[str]:
         elif knob.derived:
             yield f"{name} follows from the accelerator and is not given"
         elif reason := (
-            _value_refusal(name, value, facts) or _unmet(name, value, facts, knobs) or knob.alone(knobs)
+            _value_refusal(name, value, alone) or _unmet(name, value, alone, knobs) or knob.alone(knobs)
         ):
             yield f"{name} {value}: {reason}"
     for knob in CATALOGUE.values():
@@ -71,10 +74,7 @@ def _value_refusal(name: str, value: KnobValue, facts: Facts) -> str:
 
 def _unmet(name: str, value: KnobValue, facts: Facts, knobs: Mapping[str, KnobValue]) -> str:
     knob = CATALOGUE[name]
-    alone = facts
-    if allowed := facts.allowed(str(knobs.get("backend"))):
-        alone = replace(facts, backends=(allowed,))
-    conditions = (*knob.conditions(alone), *knob.choice_conditions(alone, value, True))
+    conditions = (*knob.conditions(facts), *knob.choice_conditions(facts, value, True))
     unmet = _unmet_conditions(conditions, knobs)
     if unmet is None:
         return ""

@@ -291,3 +291,30 @@ def test_the_largest_batch_that_may_be_written_takes_no_memory(tmp_path: Path) -
     assert candidate_from(project, "m", "t", space.baseline.values) == space.baseline
     with pytest.raises(ValueError, match="it acts only where max_batch_size is 2 to 2147483647"):
         candidate_from(project, "m", "t", {**space.baseline.values, "max_batch_size": 1})
+
+
+BOTH = {"openvino": {}, "onnxruntime": {"accelerators": ["none"]}}
+
+
+def test_what_one_backend_has_room_for_is_legal_where_another_has_none(tmp_path: Path) -> None:
+    text = spec_of({}, {**CPU, "memory": "1GiB", "backends": BOTH}, {"backend": "openvino"})
+    project = project_of(tmp_path, text, size_bytes=300 * MIB)
+    space = space_for(project, "m", "t")
+    assert values_of(space, "instance_count") == (1, 2, 3, 4)
+    assert all(candidate_from(project, "m", "t", one.values) == one for one in space)
+
+
+def test_host_memory_limits_only_what_copies_its_weights_there(tmp_path: Path) -> None:
+    backends = {"openvino": {}, "onnxruntime": {"accelerators": ["none", "cuda"]}}
+    target = {**GPU, "memory": "1GiB", "backends": backends}
+    project = project_of(tmp_path, spec_of({}, target, {"instance_count": 4}), size_bytes=300 * MIB)
+    space = space_for(project, "m", "t")
+    where = {(c.values["backend"], c.values["accelerator"], c.values["instance_count"]) for c in space}
+    assert where == {("openvino", "none", 4), ("onnxruntime", "cuda", 4)}
+    assert all(candidate_from(project, "m", "t", one.values) == one for one in space)
+
+
+def test_weights_that_instances_share_have_to_fit_once(tmp_path: Path) -> None:
+    text = spec_of({}, {**CPU, "memory": "1GiB", "backends": {"openvino": {}}})
+    with pytest.raises(InputErrors, match="fit 0 times into the memory of target t"):
+        space_of(tmp_path, text, size_bytes=1025 * MIB)
