@@ -90,7 +90,6 @@ class Job:
         self._observer = observer
         self._state = state
         self._hardware = plan.machine.record()
-        self._lock_path = project.spec_file.lock_path
         sources = [model.path for model in project.models.values()]
         self._commit = commit_of(project.folder, [project.spec_file.path, *sources])
         self.tracking = Tracking(
@@ -137,8 +136,7 @@ class Job:
         if self._settings.fresh and name in names:
             name = next_study_name(name)
         search = Search(task.space, seed=self._settings.seed, storage=storage, study=name)
-        lock = read_lock(self._lock_path)
-        held = lock.decision(task.space.model, task.space.target) if lock else None
+        held = lock_to_extend(self._project).decision(task.space.model, task.space.target)
         return _Study(task, info, search, stand, min(self._settings.trials, len(task.space)), held)
 
     def _tune(self, study: _Study, generator: PerfAnalyzer, deadline: float) -> None:
@@ -219,8 +217,7 @@ class Job:
             self._not_decided(search)
             return
         decision = decision_of(search, outcome, self._evidence(study))
-        lock = read_lock(self._lock_path) or Lock(spec=self._project.spec.name)
-        write_lock(self._lock_path, lock.with_decision(decision))
+        write_lock(self._project.spec_file.lock_path, lock_to_extend(self._project).with_decision(decision))
         search.mark_decided(decision.measured_at)
         self._decided(decision, outcome.verdict.reason)
 
@@ -296,6 +293,12 @@ class Job:
             "tritonc.candidates": str(len(study.task.space)),
             "tritonc.seed": str(self._settings.seed),
         }
+
+
+def lock_to_extend(project: Project) -> Lock:
+    """The lock of the project as it is on disk; an empty one where there is none, or that of another spec."""
+    lock = read_lock(project.spec_file.lock_path)
+    return lock if lock is not None and lock.spec == project.spec.name else Lock(spec=project.spec.name)
 
 
 def measured_with(engine: Engine, task: Task, settings: Settings) -> tuple[EngineInfo, PerfAnalyzer]:

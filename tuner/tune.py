@@ -10,8 +10,9 @@ from pathlib import Path
 from tritonc.compiler.build import compile_targets, require_writable, write_targets
 from tritonc.compiler.output.difference import Difference
 from tritonc.compiler.project import Project
-from tritonc.schemas.errors import LockError, SetupError
-from tritonc.schemas.lock import Decision
+from tritonc.compiler.selection import check_lock
+from tritonc.schemas.errors import InputErrors, SetupError
+from tritonc.schemas.lock import Decision, Lock
 from tritonc.schemas.lock_file import read_lock
 from tritonc.tuner.engines import Engine
 from tritonc.tuner.events import (
@@ -74,7 +75,7 @@ class TuneResult:
     lock_path: Path
     out: Path
     built: Mapping[str, tuple[Difference, ...]]
-    not_built: LockError | None
+    not_built: InputErrors | None
     tracking_uri: str
 
     @property
@@ -94,25 +95,22 @@ def tune(
     Raises:
         SetupError: no engine, no load generator, a package is missing, a full disk, or another tune in this
             project.
-        LockError: the lock beside the spec cannot be read.
+        LockError: the lock beside the spec cannot be read, or is that of another spec (without `fresh`).
         OutputError: the output folder holds files that tritonc did not write.
     """
     require_tune_extra()
     state = project.folder.resolve() / STATE_FOLDER
     out = project.folder / "build"
     targets = tuple(project.spec.targets)
-    read_lock(project.spec_file.lock_path)
+    lock = read_lock(project.spec_file.lock_path)
+    if not settings.fresh:
+        check_lock(project, lock)
     require_writable(compile_targets(project, None, targets), project.spec.name, out)
     with _alone_in(state):
         job = Job(project, plan, settings, engine, observer, state)
         job.run()
         lock = read_lock(project.spec_file.lock_path)
-        built: Mapping[str, tuple[Difference, ...]] = {}
-        not_built = None
-        try:
-            built = write_targets(compile_targets(project, lock, targets), project.spec.name, out)
-        except LockError as err:
-            not_built = err
+        built, not_built = build(project, lock, out)
     return TuneResult(
         decisions=tuple(job.decisions),
         reasons=job.reasons,
@@ -126,6 +124,22 @@ def tune(
         not_built=not_built,
         tracking_uri=job.tracking.shown_uri,
     )
+
+
+def build(
+    project: Project, lock: Lock | None, out: Path
+) -> tuple[Mapping[str, tuple[Difference, ...]], InputErrors | None]:
+    """Builds every target of the project from the lock; how `out` changed, or why nothing was built.
+
+    Raises:
+        OutputError: `out` is not writable, or holds files that tritonc did not write.
+        SetupError: the disk is full.
+    """
+    try:
+        repositories = compile_targets(project, lock, project.spec.targets)
+    except InputErrors as err:
+        return {}, err
+    return write_targets(repositories, project.spec.name, out), None
 
 
 def estimate(project: Project, plan: Plan, settings: Settings, engine: Engine) -> tuple[Estimate, ...]:

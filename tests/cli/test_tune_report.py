@@ -14,7 +14,7 @@ from tests.conftest import ProjectFolder
 from tests.locks import decision
 from tests.models import mlp
 from tritonc.compiler.project import open_project
-from tritonc.schemas.errors import LockError
+from tritonc.schemas.errors import InputErrors, LockError
 from tritonc.schemas.lock import Decision
 from tritonc.schemas.measurement import OpenLoad
 from tritonc.tune_report import estimate_text, result_document, result_text
@@ -149,7 +149,7 @@ def test_a_spec_elsewhere_is_named_in_what_to_type_next(decided: Decision):
 
 
 def test_a_lock_that_could_not_be_built_says_so(decided: Decision):
-    stale = LockError('the weights of "other" changed', "run: tritonc tune")
+    stale = InputErrors([LockError('the weights of "other" changed', "run: tritonc tune")])
     result = result_of(decided, not_built=stale)
     assert "The lock is spec.lock.yaml, the repository not built." in text_of(result)
     assert result_document(result)["not_built"] == str(stale)

@@ -457,6 +457,12 @@ TUNE_CASES += [
         prepare=locked(edited("schema_version: 1", "schema_version: 99")),
         args=TUNE,
     ),
+    Wrong(
+        "lock of another spec",
+        ("spec.lock.yaml", 'the lock of "other"', "tritonc tune --fresh"),
+        prepare=locked(edited("spec: test", "spec: other")),
+        args=TUNE,
+    ),
     Wrong("output folder of others", ("did not write: mine.txt",), prepare=out_holds("mine.txt"), args=TUNE),
     Wrong("output is a file", ("build: is a file",), prepare=out_is_a_file, args=TUNE),
 ]
