@@ -6,14 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from filelock import FileLock
 
 from tests.conftest import ProjectFolder
 from tests.models import mlp, text_recognition
-from tritonc.cli import cli
-from tritonc.commands.tune import again
 from tritonc.tuner.hardware import this_machine
 
 SPEC = """\
@@ -42,17 +39,6 @@ GPU = """\
 def p(project: Any) -> ProjectFolder:
     folder: ProjectFolder = project({"spec.yaml": SPEC, "models/mlp.onnx": mlp()})
     return folder
-
-
-def test_what_goes_on_from_an_interrupted_run_is_all_that_was_typed_but_fresh():
-    typed = ["my spec.yaml", "--engine", "local", "--allow-outside", "--fresh", "--timeout", "15m"]
-    typed += ["--target", "a", "--target", "b", "--output", "json"]
-    command = cli.get_command(click.Context(cli), "tune")
-    assert command is not None
-    with command.make_context("tune", typed) as context:
-        assert again(context) == (
-            "tritonc tune 'my spec.yaml' --timeout 900.0 --target a --target b --engine local --allow-outside"
-        )
 
 
 def files(folder: Path) -> set[str]:

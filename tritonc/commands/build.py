@@ -22,6 +22,7 @@ from tritonc.output import Output
 from tritonc.schemas.errors import TritoncError, did_you_mean
 from tritonc.schemas.lock_file import read_lock, write_lock
 from tritonc.schemas.spec import Spec
+from tritonc.typed import typed_command
 
 _SHOWN_FILES = 20
 
@@ -92,7 +93,8 @@ def command(
         output.note(f"note: {notice}")
     document = {"out": str(folder), "check": check, "slo_met": slo_met, "notices": notices}
     files = [_document(target, difference) for target, difference in _flat(changes)]
-    text = render_check(folder, changes) if check else render_build(folder, changes, names)
+    again = typed_command(click.get_current_context(), "check")
+    text = render_check(folder, changes, again) if check else render_build(folder, changes, names)
     output.result({**document, "differences": files}, text)
     return 1 if not slo_met or (check and changes) else 0
 
@@ -123,8 +125,14 @@ def render_build(folder: Path, changes: Changes, targets: Iterable[str]) -> str:
     return "\n".join([*lines, f"next: review {folder} and commit it; each server.args says how to serve it"])
 
 
-def render_check(folder: Path, changes: Changes) -> str:
-    """How the folder differs from what would be written: a unified diff where there is text."""
+def render_check(folder: Path, changes: Changes, build: str) -> str:
+    """How the folder differs from what would be written: a unified diff where there is text.
+
+    Args:
+        folder: as it is shown.
+        changes: the differences by target.
+        build: the command that writes what was compared.
+    """
     if not changes:
         return f"{folder} is up to date"
     lines = []
@@ -132,7 +140,7 @@ def render_check(folder: Path, changes: Changes) -> str:
         lines.append(f"{difference.kind} {folder / target / difference.path}")
         if difference.diff:
             lines.append(difference.diff.rstrip("\n"))
-    return "\n".join([*lines, "next: tritonc build"])
+    return "\n".join([*lines, f"next: {build}"])
 
 
 def _flat(changes: Changes) -> Iterator[tuple[str, Difference]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +12,11 @@ from types import FrameType
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from tritonc.live import fetch_lines, watching
 from tritonc.output import Output
 from tritonc.tune_report import estimate_document, estimate_text, result_document, result_text
+from tritonc.typed import typed_command
 
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
@@ -117,7 +116,7 @@ def command(
             result = tune(project, plan, settings, engine=engine, observer=observer)
     except KeyboardInterrupt:
         output.note("interrupted: the server is stopped, finished trials are kept; to go on, run it again:")
-        output.note(f"  {again(click.get_current_context())}")
+        output.note(f"  {typed_command(click.get_current_context(), 'fresh')}")
         return 130
     output.result(result_document(result), result_text(result))
     if result.not_built is not None:
@@ -142,20 +141,3 @@ def _terminated_as_interrupted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def again(context: click.Context) -> str:
-    """The command line that goes on from where an interrupted one was: all that was typed but --fresh."""
-    words = ["tritonc", "tune"]
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if not typed or name not in context.params or name == "fresh":
-            continue
-        value = context.params[name]
-        if isinstance(parameter, click.Option):
-            for one in value if parameter.multiple else (value,):
-                words += [parameter.opts[0]] if parameter.is_flag else [parameter.opts[0], str(one)]
-        else:
-            words.append(str(value))
-    return shlex.join(words)
