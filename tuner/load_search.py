@@ -234,10 +234,10 @@ class _ClosedCapacity:
             assert high is not None  # there is at least one point
             return None if high.level <= 1 else max(1, min(high.level - 1, math.floor(_shrunk(high))))
         if high is None:
+            # One short window may be off by a tenth: a single step without gain proves little. Near the limit
+            # more clients bring more only below saturation, where latency does not rise with them.
             is_near = low.excess > -_STEP
-            # One short window may be off by a tenth: a single step without gain proves little, and latency
-            # may be near the limit only because it does not rise below saturation.
-            if low.level >= self.ceiling or _flat(points, steps=2) or (is_near and len(points) > 1):
+            if low.level >= self.ceiling or _flat(points, steps=2) or (is_near and not _scales(points)):
                 return None
             farther = low.level * _APART if is_near else low.level / max(1 + low.excess, 1 / _FARTHEST)
             return min(self.ceiling, max(low.level + 1, math.floor(farther)))
@@ -347,6 +347,15 @@ def _flat(points: Sequence[Point], steps: int = 1) -> bool:
         return False
     top = max(point.throughput for point in below)
     return max(point.throughput for point in above) < top * (1 + GAIN)
+
+
+def _scales(points: Sequence[Point]) -> bool:
+    """Whether the last step brought at least half of what its share of more load could; one point may."""
+    if len(points) < 2:
+        return True
+    before, last = points[-2], points[-1]
+    possible = last.level / before.level - 1
+    return last.throughput >= before.throughput * (1 + possible / 2)
 
 
 def _shrunk(high: Point) -> float:
