@@ -11,7 +11,7 @@ import numpy as np
 
 from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, OpenLoad
 from tritonc.schemas.spec import Accuracy, ClosedWorkload, Slo, Workload
-from tritonc.tuner.engines import Server, ServerFailure
+from tritonc.tuner.engines import Server, ServerFailure, Statistics
 from tritonc.tuner.faults import fault
 from tritonc.tuner.inputs import Inputs
 from tritonc.tuner.load_search import LoadSearch
@@ -323,12 +323,19 @@ class _Trial:
                 self.server.grpc_address, self.model, load, window_s, bench.data, rng=self.rng
             )
         if isinstance(seen, NoWindow):
-            return seen
+            return self._slow_or(seen, before)
         if not seen.drained:
             self._wait_until_idle()
         counted = self.server.statistics(self.model).since(before)
         memory, gpu_memory = self.server.memory_bytes(), self.server.gpu_memory_bytes()
         return Sample(load, (seen,), counted, memory, gpu_memory)
+
+    def _slow_or(self, seen: NoWindow, before: Statistics) -> NoWindow:
+        """`seen`, but a server that went on executing all the time is slow where it seems to hang."""
+        if seen.reason != "deadline" or not self.server.statistics(self.model).since(before).executions:
+            return seen
+        self._wait_until_idle()
+        return NoWindow("too_slow", seen.detail)
 
     def _wait_until_idle(self) -> None:
         """Returns when no request is waiting, so that the next window begins with an empty queue."""

@@ -20,6 +20,7 @@ from tritonc.compiler.signature import Tensor
 from tritonc.schemas.errors import EngineError
 from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, OpenLoad
 from tritonc.schemas.spec import Accuracy, ClosedWorkload, OpenWorkload, Slo, Workload
+from tritonc.tuner import perf_analyzer
 from tritonc.tuner.engines import engine_named
 from tritonc.tuner.inputs import Inputs, InputSamples
 from tritonc.tuner.measure import Bench, Capacity, measure_capacity, measure_fixed
@@ -35,13 +36,13 @@ INPUTS = Inputs(
 )
 
 
-def busy(multiplications: int = 20) -> onnx.ModelProto:
-    """FP32 `x` [batch, 1, 512] -> `y` [batch, 512]: a millisecond of one core or so for each pair of them."""
+def busy(multiplications: int = 20, rows: int = 64) -> onnx.ModelProto:
+    """FP32 `x` [batch, 1, 512] -> `y` [batch, 512]: a millisecond of one core or so for two of 64 rows."""
     nodes = [helper.make_node("Expand", ["x", "shape"], ["h0"])]
     nodes += [helper.make_node("MatMul", [f"h{i}", "w"], [f"h{i + 1}"]) for i in range(multiplications)]
     nodes.append(helper.make_node("ReduceMean", [f"h{multiplications}"], ["y"], axes=[1], keepdims=0))
     weights = numpy_helper.from_array(np.eye(WIDTH, dtype=np.float32), "w")
-    shape = numpy_helper.from_array(np.array([1, 64, WIDTH], np.int64), "shape")
+    shape = numpy_helper.from_array(np.array([1, rows, WIDTH], np.int64), "shape")
     x, y = (
         models.tensor("x", models.FLOAT, ["batch", 1, WIDTH]),
         models.tensor("y", models.FLOAT, ["batch", WIDTH]),
@@ -179,6 +180,18 @@ def test_a_server_killed_in_the_middle_of_a_window_has_crashed(own: Served, tmp_
     assert isinstance(found, Failure)
     assert found.reason == "server_crashed"
     assert "last lines of server.log" in found.detail
+
+
+@pytest.mark.slow
+def test_a_server_that_is_slow_to_answer_all_clients_does_not_hang(
+    own: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(perf_analyzer, "_START_S", 0.3)
+    proto = busy(60, rows=1600)
+    model = own.load(proto, config(proto))
+    found = measure_fixed(own.server, model, bench(tmp_path), ClosedLoad(concurrency=16), 1)
+    assert isinstance(found, Measurement), found
+    assert found.requests >= 1
 
 
 def test_a_server_that_stops_answering_hangs(own: Served, tmp_path: Path) -> None:
