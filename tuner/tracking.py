@@ -210,9 +210,9 @@ class Tracking:
             os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
             from mlflow.tracking import MlflowClient
 
-            # MLflow sets these levels up itself when it is imported.
+            # MLflow sets these levels up itself when it is imported; what goes wrong is said by _say.
             for chatty in ("mlflow", "alembic"):
-                logging.getLogger(chatty).setLevel(logging.ERROR)
+                logging.getLogger(chatty).setLevel(logging.CRITICAL)
             client = MlflowClient(tracking_uri=self.uri)
             experiment = client.get_experiment_by_name(self._experiment)
             self._experiment_id = (

@@ -131,10 +131,11 @@ def test_credentials_of_the_server_are_not_shown(
 
 
 def test_a_store_that_breaks_midway_is_said_once_and_stops_nothing(
-    tracking: Tracking, warnings: list[str], tmp_path: Path
+    tracking: Tracking, warnings: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     tracking.open_study("study-1", "mlp on cpu", {})
     (tmp_path / "state" / "mlflow.db").write_bytes(b"no longer a database" * 1000)
     tracking.log_trial(trial())
     tracking.log_trial(trial())
     assert len(warnings) == 1
+    assert "Traceback" not in capfd.readouterr().err
