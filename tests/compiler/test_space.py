@@ -240,11 +240,13 @@ def specs(draw: st.DrawFn) -> tuple[str, Signature]:
             ]
         )
     )
-    cpu = {**CPU, "cores": draw(st.integers(4, 6)), "backends": backends}
+    memory = draw(st.sampled_from([f"{copies * 10}MiB" for copies in (1, 2, 4, 800)]))
+    cpu = {**CPU, "cores": draw(st.integers(4, 6)), "memory": memory, "backends": backends}
     accelerators = draw(st.permutations(["none", "cuda", "tensorrt", "openvino"]))
     gpu = {
         **GPU,
         "cores": 4,
+        "memory": memory,
         "backends": {
             "onnxruntime": {"accelerators": accelerators, "precisions": ["fp32", "fp16"]},
             "openvino": {},
@@ -277,6 +279,7 @@ def test_any_space_is_countable_and_its_candidates_render_apart(
         texts = set()
         for candidate in candidates[start : start + 100]:
             assert candidate in space
+            assert candidate_from(project, "m", target, candidate.values) == candidate
             config = render(project, candidate)
             text = print_pbtxt(config)
             assert parse_pbtxt(text) == config
