@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import itertools
 import os
 import sys
@@ -240,5 +241,8 @@ def cli(ctx: click.Context) -> None:
 
 def main() -> NoReturn:
     """Entry point of the console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What a terminal cannot show, as in the locale C, must not end a command whose work is done.
+        sys.stdout.reconfigure(errors="backslashreplace")
     cli.main(prog_name="tritonc")
     raise AssertionError("unreachable: main exits")

@@ -59,8 +59,13 @@ class Output:
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """Prints `document` to standard output as it is."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Prints `document` to standard output as it is, with escapes where that cannot show a character."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        text = json.dumps(document, indent=2, allow_nan=False)
+    sys.stdout.write(f"{text}\n")
 
 
 def is_live(environment: Mapping[str, str], is_terminal: bool) -> bool:

@@ -14,6 +14,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.conftest import ProjectFolder
+from tests.models import mlp
 from tritonc.cli import COMMANDS, LazyGroup, cli
 from tritonc.output import Output, is_live
 from tritonc.schemas.errors import (
@@ -207,3 +209,30 @@ def test_live_views_only_where_they_can_be_seen(
 
 def test_no_colour_codes_without_a_terminal() -> None:
     assert "\x1b" not in run("doctor").stdout
+
+
+@pytest.mark.parametrize("path", ["é.yaml", "\udcff.yaml"])
+def test_json_is_json_whatever_standard_output_can_show(path: str) -> None:
+    for encoding in ("ascii", "utf-8"):
+        done = subprocess.run(
+            [sys.executable, "-m", "tritonc", "--output", "json", "build", path],
+            capture_output=True,
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            check=False,
+        )
+        assert done.returncode == 2, done.stderr
+        assert json.loads(done.stdout)["error"]["problems"][0]["what"] == f"{path}: there is no such file"
+
+
+def test_what_standard_output_cannot_show_ends_no_command(project: Any) -> None:
+    p: ProjectFolder = project({"é.onnx": mlp()})
+    done = subprocess.run(
+        [sys.executable, "-m", "tritonc", "init", "é.onnx"],
+        cwd=p.folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\\xe9.onnx" in done.stdout
