@@ -88,9 +88,13 @@ def throughput(measurement: Measurement) -> str:
 
 
 def latency(measurement: Measurement, statistic: str = "p99") -> str:
-    """A latency with its interval; "unknown" where it was not measured."""
+    """A latency with its interval; "unknown" where it was not measured.
+
+    Under a rate that is not sustained latency has no upper end, however many requests there are.
+    """
     found = {str(name): value for name, value in measurement.latency_ms.items()}.get(statistic)
-    return interval(found, "ms", count=measurement.requests) if found else "unknown"
+    count = measurement.requests if measurement.sustained else None
+    return interval(found, "ms", count=count) if found else "unknown"
 
 
 def size(size_bytes: int | None) -> str:

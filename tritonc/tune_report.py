@@ -93,9 +93,10 @@ def estimate_text(estimates: Sequence[Estimate], skipped: Iterable[TargetSkipped
 
 
 def _decision(decision: Decision, reason: str, objective: Objective) -> list[RenderableType]:
+    columns = _columns(decision)
     lines: list[RenderableType] = [
         "",
-        _table(decision),
+        _table(decision, columns),
         f"{reason[0].upper()}{reason[1:]}.",
     ]
     if decision.gain is not None and decision.noise is not None:
@@ -111,9 +112,7 @@ def _decision(decision: Decision, reason: str, objective: Objective) -> list[Ren
         lines += [f"  {name}: {before} -> {after}" for name, before, after in changed]
     lines += [f"Note: {caveat}" for caveat in decision.caveats]
     lines += [
-        f"Note: {name}: {warning}."
-        for name, result in _columns(decision)
-        for warning in result.measurement.warnings
+        f"Note: {name}: {_warnings(result)}." for name, result in columns if result.measurement.warnings
     ]
     lines.append(
         f"{decision.trials} of {decision.candidates} candidates tried, {decision.failed_trials} failed; "
@@ -122,10 +121,9 @@ def _decision(decision: Decision, reason: str, objective: Objective) -> list[Ren
     return lines
 
 
-def _table(decision: Decision) -> Table:
+def _table(decision: Decision, columns: Sequence[tuple[str, Result]]) -> Table:
     from rich.table import Table
 
-    columns = _columns(decision)
     table = Table(title=f"{decision.model} on {decision.target}", title_justify="left", title_style="bold")
     table.add_column("", no_wrap=True)
     for name, result in columns:
@@ -142,6 +140,12 @@ def _table(decision: Decision) -> Table:
     table.add_row("requests", *(f"{m.requests}, {m.errors} errors" for m in measured))
     table.add_row("SLO", *(_slo(result) for _, result in columns))
     return table
+
+
+def _warnings(result: Result) -> str:
+    """What the load generator said; it says the like of each window in other numbers."""
+    first, *more = result.measurement.warnings
+    return f"{first}; and {len(more)} more like it in the lock" if more else first
 
 
 def _slo(result: Result) -> str:

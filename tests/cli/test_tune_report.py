@@ -98,12 +98,13 @@ def test_a_gain_is_told_in_what_the_model_is_tuned_for(decided: Decision):
 def test_a_rate_that_was_not_sustained_and_warnings_of_the_load_generator_are_said(decided: Decision):
     measured = decided.chosen.measurement
     open_loop = measured.model_copy(
-        update={"load": OpenLoad(rate=200), "sustained": False, "warnings": ("4% were delayed",)}
+        update={"load": OpenLoad(rate=200), "sustained": False, "warnings": ("4% were delayed", "5%", "6%")}
     )
     chosen = decided.chosen.model_copy(update={"measurement": open_loop, "slo_met": False})
     text = text_of(result_of(decided.model_copy(update={"chosen": chosen, "slo_met": False})))
     assert "missed: the rate is not sustained" in text
-    assert "Note: chosen: 4% were delayed." in text
+    assert "Note: chosen: 4% were delayed; and 2 more like it in the lock." in text
+    assert "44.1 ms [41.5, unknown]" in text
 
 
 def test_commands_to_type_next_survive_a_space_in_a_name(decided: Decision):
