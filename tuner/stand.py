@@ -69,8 +69,8 @@ class Stand:
         Raises:
             EngineError: it cannot be started.
         """
-        if self._server is not None and not self._server.alive():
-            self.give_up()  # it ended between two candidates, which is neither's fault
+        if self._server is not None and not self._server.responsive():
+            self.give_up()  # it ended or hung between two candidates, which is neither's fault
         if self._server is None:
             self._repository.mkdir(parents=True, exist_ok=True)
             serving = self._engine.serve(self._repository, log=self._log, cores=self._cores)

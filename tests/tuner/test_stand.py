@@ -45,8 +45,8 @@ class Measured:
     starts: list[bool] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def kill_server(self) -> None:
-        os.kill(self.stand.start().pid, signal.SIGKILL)
+    def signal_server(self, number: signal.Signals) -> None:
+        os.kill(self.stand.start().pid, number)
 
 
 @contextmanager
@@ -92,13 +92,16 @@ def bench_of(project: Project, folder: Path) -> Bench:
     )
 
 
-def test_a_server_that_ends_between_two_candidates_is_no_fault_of_the_second(tmp_path: Path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_server_that_ends_or_hangs_between_two_candidates_is_no_fault_of_the_second(
+    tmp_path: Path, number: signal.Signals
+):
     with measured(tmp_path) as here:
         baseline, second, *_ = here.candidates
         assert not isinstance(here.measuring.sample(baseline, ONE_CLIENT, 1), Failure)
         server = here.stand.start()
-        here.kill_server()
-        while server.alive():
+        here.signal_server(number)
+        while server.responsive(0.1):
             time.sleep(0.01)
         assert not isinstance(here.measuring.sample(second, ONE_CLIENT, 1), Failure)
         assert (here.starts, here.warnings) == ([False, True], [])
@@ -107,7 +110,7 @@ def test_a_server_that_ends_between_two_candidates_is_no_fault_of_the_second(tmp
 def test_the_baseline_is_asked_for_its_outputs_again_where_the_server_was_killed_meanwhile(tmp_path: Path):
     def kill_the_first(here: Measured) -> None:
         if here.starts == [False]:
-            here.kill_server()
+            here.signal_server(signal.SIGKILL)
 
     with measured(tmp_path, kill_the_first) as here:
         assert not isinstance(here.measuring.sample(here.candidates[0], ONE_CLIENT, 1), Failure)
