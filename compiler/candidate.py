@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from tritonc.schemas.lock import KnobValue
 
+VERSION = 1
+"""The version folder of every model; which versions are served is Triton's version_policy."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tritonc.compiler.backends import CATALOGUE
+from tritonc.compiler.candidate import VERSION
 from tritonc.compiler.knobs.dimension import Dimension
 from tritonc.compiler.knobs.knob import Place
 from tritonc.compiler.protobuf import ModelConfig
@@ -140,6 +141,9 @@ def _merge_field(config: ModelConfig, key: str, value: Any) -> None:
             raise _PassthroughError(place, "config: model_warmup is written by tritonc", _KNOB_OF[field])
         if field == "optimization":
             _refuse_written(added.optimization, field, place)
+        if field == "version_policy" and VERSION not in (added.version_policy.specific.versions or [VERSION]):
+            what = f"config: version_policy leaves version {VERSION} out, the only one that tritonc writes"
+            raise _PassthroughError(place, what, f"add {VERSION} to versions")
         config.MergeFrom(added)
 
 

@@ -12,7 +12,7 @@ from tritonc.compiler.models.dims import dims_problems, pinned
 from tritonc.compiler.models.model_file import ModelFile, read_model_file
 from tritonc.compiler.models.source import path_of_source, require_inside
 from tritonc.compiler.signature import OPEN, Signature
-from tritonc.schemas.errors import InputErrors, ModelFileError, SpecError
+from tritonc.schemas.errors import InputErrors, ModelFileError, SpecError, did_you_mean
 from tritonc.schemas.spec import ModelSpec, Spec
 from tritonc.schemas.spec_file import SpecFile, read_spec
 
@@ -150,6 +150,10 @@ def _contradictions(spec_file: SpecFile, name: str, model: ModelSpec, file: Mode
                 f"request_batch is {model.workload.request_batch}, but {model.source} has no batch axis",
                 "write request_batch: 1",
             )
+    inputs = [tensor.name for tensor in file.signature.inputs]
+    for unknown in model.data.keys() - inputs:
+        what = f'data: the model has no input "{unknown}"'
+        yield spec_file.error((*here, "data", unknown), what, did_you_mean(unknown, inputs), at_key=True)
     for problem in dims_problems(file.signature, model.dims, model.shapes):
         yield spec_file.error((*here, *problem.key_path), problem.what, problem.hint)
 

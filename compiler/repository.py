@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.candidate import VERSION, Candidate
 from tritonc.compiler.header import candidate_header, selection_header
 from tritonc.compiler.model_config import render
 from tritonc.compiler.models.model_file import ModelFile
@@ -19,9 +19,6 @@ from tritonc.compiler.selection import Selection, check_lock, select
 from tritonc.compiler.server_args import server_args
 from tritonc.schemas.errors import InputErrors, ModelFileError, TritoncError
 from tritonc.schemas.lock import Lock
-
-VERSION = "1"
-"""The version folder of every model; which versions are served is Triton's version_policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +164,9 @@ def _repository(
     for config, header in configs:
         folder = PurePosixPath(config.name)
         files[folder / "config.pbtxt"] = print_pbtxt(config, header).encode()
-        files |= {folder / VERSION / path: weights for path, weights in _weights(project.models[config.name])}
+        files |= {
+            folder / str(VERSION) / path: weights for path, weights in _weights(project.models[config.name])
+        }
     spec_file = project.spec_file
     return Repository.of(
         files,

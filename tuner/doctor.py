@@ -84,7 +84,9 @@ def examine(folder: Path, environ: Mapping[str, str] = os.environ) -> Report:
         onnxruntime_check(runtimes, providers),
         _optional("OpenVINO", openvino, "the openvino backend", "openvino"),
         _gpu(machine.gpus),
-        _optional("TensorRT", _tensorrt(), "the tensorrt backend", "tensorrt"),
+        _optional(
+            "TensorRT", _tensorrt(), "ONNX Runtime's TensorRT execution provider, on a GPU", "tensorrt"
+        ),
         _shared_memory(),
         _disk(folder),
         _tracking(environ),

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tritonc.compiler.models.source import path_of_source
 from tritonc.compiler.project import Project, measuring_shapes
 from tritonc.compiler.signature import OPEN, Tensor
-from tritonc.schemas.errors import InputErrors, ModelFileError, SpecError, did_you_mean
+from tritonc.schemas.errors import InputErrors, ModelFileError, SpecError
 from tritonc.schemas.spec import ConstantData, InputData, RandomData
 from tritonc.tuner.input_file import InputFileError, read_samples
 from tritonc.tuner.tensor_types import FLOATS, INTEGERS, encoded, largest, numpy_type
@@ -125,13 +125,6 @@ def read_inputs(project: Project, model: str, *, seed: int = 0, allow_outside: b
     signature = project.served_signature(model)
     declared = project.spec.models[model].data
     errors: list[SpecError] = []
-    names = [tensor.name for tensor in signature.inputs]
-    for name in declared:
-        if name not in names:
-            what = f'the model has no input "{name}"'
-            errors.append(
-                project.spec_file.error(("models", model, "data", name), what, did_you_mean(name, names))
-            )
     found: list[InputSamples] = []
     for tensor in signature.inputs:
         try:

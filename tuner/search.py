@@ -324,8 +324,8 @@ def _optuna(path: Path | None) -> Iterator[None]:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, sqlite3.Error) as err:
-        cause = err.__cause__ or err
+        said = str(err.__cause__ or err).splitlines()[0]  # the lines after it are SQLAlchemy's advertisement
         raise SetupError(
-            f"the study in {path} cannot be read or written: {cause}",
+            f"the study in {path} cannot be read or written: {said}",
             "free some space, let no other program use it, or move it away to start a new one",
         ) from err

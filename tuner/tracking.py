@@ -244,7 +244,8 @@ class Tracking:
     def _in_one_line(self, err: Exception) -> str:
         """What went wrong, without the credentials that MLflow repeats with its address."""
         said = re.sub(r"(?<=://)[^\s/]*@", "***@", str(err).replace(self.uri, self.shown_uri))
-        lines = said.strip().splitlines()
+        # SQLAlchemy begins with advice to programmers now and then.
+        lines = [line for line in said.strip().splitlines() if not line.startswith("(raised as a result")]
         return (lines[0] if lines else type(err).__name__)[:200]
 
     def _runs(self, query: str) -> list[Run]:

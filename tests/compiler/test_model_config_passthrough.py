@@ -83,6 +83,10 @@ def test_parameters_are_strings(tmp_path: Path) -> None:
         ({"parameters": {}}, "config: parameters is written by tritonc; write them under parameters"),
         ({"response_cache": {"enabled": True}}, 'has no field named "enabled"'),
         ({"response_cache": 3}, "config: "),
+        (
+            {"version_policy": {"specific": {"versions": [3]}}},
+            "config: version_policy leaves version 1 out, the only one that tritonc writes; add 1",
+        ),
         ({"input": [{"name": "z"}]}, 'config: the model has no input "z"; one of: x'),
         (
             {"input": [{"name": "x", "dims": [1]}]},

@@ -179,6 +179,7 @@ def test_every_problem_of_every_model_is_reported_at_its_place(project: MakeProj
         dims: {x: [5], y: [3, 3]}
         """,
         c="source: m.onnx\nshapes: {x: [1, 4]}",
+        d="source: m.onnx\ndata: {y: {constant: 1}}",
     )
     p = project({"spec.yaml": text, "m.onnx": models.mlp()})
     assert errors(p) == [
@@ -189,6 +190,7 @@ def test_every_problem_of_every_model_is_reported_at_its_place(project: MakeProj
         "leave out the batch axis",
         "spec.yaml:13:17: shapes: x is [1, 4], but [4] in the file, without the batch axis; "
         "leave out the batch axis",
+        'spec.yaml:16:12: data: the model has no input "y"; one of: x',
     ]
 
 
