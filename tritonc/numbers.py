@@ -54,9 +54,17 @@ def gain(objective: Objective, ratio: float) -> str:
     >>> gain("throughput", 0.25), gain("latency", 0.25), gain({"throughput": 1.0}, 0.25)
     ('throughput +25.0%', 'latency -20.0%', 'weighted objective +25.0%')
     """
-    if not isinstance(objective, str):
-        return f"weighted objective {percent(ratio)}"
-    return f"{objective} {percent(ratio if objective == 'throughput' else -ratio / (1 + ratio))}"
+    name = objective if isinstance(objective, str) else "weighted objective"
+    return f"{name} {percent(change(objective, ratio))}"
+
+
+def change(objective: Objective, ratio: float) -> float:
+    """The share by which the figure that a person sees moves where it is better by `ratio`.
+
+    >>> change("throughput", 0.25), change("latency", 0.25)
+    (0.25, -0.2)
+    """
+    return -ratio / (1 + ratio) if objective in ("latency", "memory") else ratio
 
 
 def gain_between(objective: Objective, base: float, value: float) -> str:

@@ -101,9 +101,10 @@ def _decision(decision: Decision, reason: str, objective: Objective) -> list[Ren
     ]
     if decision.gain is not None and decision.noise is not None:
         gain = numbers.gain(objective, decision.gain)
+        noise = abs(numbers.change(objective, decision.noise))
         lines.append(
             f"{gain[0].upper()}{gain[1:]} to the baseline's; differences below "
-            f"{decision.noise:.1%} count as noise here (95%)."
+            f"{noise:.1%} count as noise here (95%)."
         )
     base = decision.baseline.configuration.knobs if decision.baseline else {}
     changed = numbers.changes(base, decision.chosen.configuration.knobs)
