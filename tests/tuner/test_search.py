@@ -219,5 +219,7 @@ def test_studies_of_one_file_are_apart(tmp_path: Path):
 
 def test_a_file_that_is_no_database_is_a_setup_error(tmp_path: Path):
     (tmp_path / "optuna.db").write_text("not a database, but long enough to be taken for one" * 100)
-    with pytest.raises(SetupError, match=r"optuna\.db cannot be read or written"):
+    with pytest.raises(SetupError, match=r"optuna\.db cannot be read or written") as caught:
         Search(SPACE, storage=tmp_path / "optuna.db")
+    assert "not a database" in caught.value.what
+    assert "\n" not in caught.value.what

@@ -130,6 +130,14 @@ def test_credentials_of_the_server_are_not_shown(
     assert "secret" not in warnings[0]
 
 
+def test_what_went_wrong_is_the_database_s_own_line(tracking: Tracking):
+    err = Exception(
+        "(raised as a result of autoflush; advice)\n(sqlite3.OperationalError) disk is full\n(more)"
+    )
+    assert tracking._in_one_line(err) == "(sqlite3.OperationalError) disk is full"
+    assert tracking._in_one_line(ValueError()) == "ValueError"
+
+
 def test_a_store_that_breaks_midway_is_said_once_and_stops_nothing(
     tracking: Tracking, warnings: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
