@@ -27,7 +27,7 @@ from tritonc.tuner.events import (
     Warned,
 )
 from tritonc.tuner.objective import Objective, weights_of
-from tritonc.tuner.search import Trial
+from tritonc.tuner.search import Trial, best_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -152,7 +152,8 @@ class Progress:
         """Adds an event."""
         match event:
             case StudyStarted():
-                self.study, self.trials, self.best = event, list(event.finished), None
+                self.study, self.trials = event, list(event.finished)
+                self.best = best_of(event.finished)
                 self.now, self.started_s = "starting the server", time.monotonic()
             case TrialStarted() if self.study:
                 self.now = f"loading {candidate_text(event.candidate, self.study.baseline)}"

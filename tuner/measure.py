@@ -129,14 +129,6 @@ def measure_capacity(
         return err.failure
 
 
-def measure_fixed(
-    server: Server, model: str, bench: Bench, load: Load, min_requests: int, *, cap_s: float = 30.0
-) -> Measurement | Failure:
-    """What the loaded candidate does under one load, from `min_requests` requests if `cap_s` allows."""
-    sample = take_sample(server, model, bench, load, min_requests, cap_s=cap_s)
-    return sample if isinstance(sample, Failure) else pooled([sample])
-
-
 def take_sample(
     server: Server,
     model: str,

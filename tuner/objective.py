@@ -17,20 +17,13 @@ Percentile = Literal["avg", "p50", "p90", "p95", "p99"]
 PERCENTILES: tuple[Percentile, ...] = ("p99", "p95", "p90", "p50", "avg")
 """In the order in which an SLO is asked which latency it is about."""
 
-UNITS: Mapping[Quantity, str] = {"throughput": "inferences/s", "latency": "-ms", "memory": "-bytes"}
 HOPELESS = 1e6
 """The violation of a candidate that completed nothing: finite, so that it can be stored as JSON."""
-WEIGHTED_UNIT = "weighted log ratio to the baseline"
 
 
 def weights_of(objective: Objective) -> Mapping[Quantity, float]:
     """The objective as weights; a single one weighs 1."""
     return {objective: 1.0} if isinstance(objective, str) else objective
-
-
-def objective_unit(objective: Objective) -> str:
-    """What the value of the objective counts; it is always larger when better."""
-    return UNITS[objective] if isinstance(objective, str) else WEIGHTED_UNIT
 
 
 def latency_limits(slo: Slo) -> Mapping[Percentile, float]:

@@ -10,7 +10,7 @@ import hashlib
 import random
 import sqlite3
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -60,6 +60,17 @@ def rank(capacity: Capacity) -> tuple[bool, float, float]:
     """Sorts capacities, best last: by keeping the SLO, then by least violation, then by objective."""
     violation = 0.0 if capacity.slo_met else sum(max(0.0, v) for v in capacity.violations.values())
     return (capacity.slo_met, -violation, capacity.objective)
+
+
+def ranked(trials: Iterable[Trial]) -> tuple[Trial, ...]:
+    """Trials that were measured, best first: largest objective within the SLO, then least violating."""
+    measured = [(rank(trial.capacity), trial) for trial in trials if trial.capacity is not None]
+    return tuple(trial for _, trial in sorted(measured, key=lambda pair: pair[0], reverse=True))
+
+
+def best_of(trials: Iterable[Trial]) -> Trial | None:
+    """The first of `ranked`; None where nothing could be measured."""
+    return next(iter(ranked(trials)), None)
 
 
 class Search:
@@ -133,13 +144,12 @@ class Search:
         return next((trial.outcome for trial in self._trials if trial.candidate == candidate), None)
 
     def ranked(self) -> tuple[Trial, ...]:
-        """Trials that were measured, best first: largest objective within the SLO, then least violating."""
-        measured = [(rank(trial.capacity), trial) for trial in self._trials if trial.capacity is not None]
-        return tuple(trial for _, trial in sorted(measured, key=lambda pair: pair[0], reverse=True))
+        """`ranked` of its trials."""
+        return ranked(self._trials)
 
     def best(self) -> Trial | None:
-        """The first of `ranked`; None where nothing could be measured."""
-        return next(iter(self.ranked()), None)
+        """`best_of` its trials."""
+        return best_of(self._trials)
 
     def ask(self) -> Candidate | None:
         """A candidate that was never asked before; None where the space is exhausted.

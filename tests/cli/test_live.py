@@ -137,6 +137,13 @@ def test_the_picture_says_what_happens_now(output: Output, event: Any, words: st
     assert words in drawn(view)
 
 
+def test_a_resumed_study_shows_the_best_of_earlier_runs_at_once(output: Output):
+    view = LiveView(output)
+    view(replace(STUDY, finished=(BASELINE, BETTER, CRASHED)))
+    assert "best so far" in drawn(view)
+    assert "throughput +25.0% to the baseline's" in drawn(view)
+
+
 def test_there_is_a_picture_before_the_first_study(output: Output):
     view = LiveView(output)
     view(Warned("warning: [red]"))

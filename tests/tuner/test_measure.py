@@ -21,11 +21,12 @@ from tritonc.schemas.errors import EngineError
 from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, OpenLoad
 from tritonc.schemas.spec import Accuracy, ClosedWorkload, OpenWorkload, Slo, Workload
 from tritonc.tuner import perf_analyzer
-from tritonc.tuner.engines import engine_named
+from tritonc.tuner.engines import Server, engine_named
 from tritonc.tuner.inputs import Inputs, InputSamples
-from tritonc.tuner.measure import Bench, Capacity, measure_capacity, measure_fixed
+from tritonc.tuner.measure import Bench, Capacity, measure_capacity, take_sample
 from tritonc.tuner.objective import Objective
 from tritonc.tuner.perf_analyzer import LoadData, perf_analyzer_at
+from tritonc.tuner.sample import pooled
 from tritonc.tuner.verify import reference_outputs
 
 pytestmark = pytest.mark.triton
@@ -70,6 +71,14 @@ def bench(
         objective=objective,
         accuracy=Accuracy(),
     )
+
+
+def measure_fixed(
+    server: Server, model: str, bench: Bench, load: Load, min_requests: int
+) -> Measurement | Failure:
+    """What the loaded candidate does under one load, from `min_requests` requests."""
+    sample = take_sample(server, model, bench, load, min_requests)
+    return sample if isinstance(sample, Failure) else pooled([sample])
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from tritonc.tuner.objective import (
     HOPELESS,
     decisive_percentile,
     latency_limits,
-    objective_unit,
     objective_value,
     score,
     violations,
@@ -65,7 +64,6 @@ def test_every_objective_is_larger_when_better() -> None:
     assert objective_value("throughput", slo, measured(throughput=7), None) == 7
     assert objective_value("latency", slo, measured(p99=7), None) == -7
     assert objective_value("memory", slo, measured(memory=7), None) == -7
-    assert objective_unit("latency") == "-ms"
 
 
 def test_weighted_objectives_weigh_log_ratios_to_the_baseline() -> None:
