@@ -271,7 +271,7 @@ class Job:
 
     def _not_decided(self, search: Search) -> None:
         failures = [trial.outcome for trial in search.trials if isinstance(trial.outcome, Failure)]
-        why = f"{failures[0].reason}: {failures[0].detail}" if failures else "there was no time"
+        why = f"{failures[0].reason}: {failures[0].detail}" if failures else "no contender came through"
         undecided = Undecided(search.space.model, search.space.target, f"nothing could be measured; {why}")
         self.undecided.append(undecided)
         self._observer(undecided)

@@ -22,7 +22,8 @@ class Settings:
 
     Attributes:
         trials: finished trials for each (model, target), those of earlier runs included.
-        timeout_s: for the search of all of them together; confirmation comes after it. None: no limit.
+        timeout_s: for the search of all of them together; confirmation comes after it, and each
+            baseline is measured in any case. None: no limit.
         fresh: begin new studies; the old ones are kept, but not used.
         tracking_uri: of an MLflow server; None for the project's own database.
         perf_analyzer: another one than the bundle's.

@@ -65,14 +65,15 @@ def search_candidates(
         measuring: measures them.
         observer: told what happens.
         trials: finished trials to have in the end, those of earlier runs included.
-        deadline: on `clock`; a trial that runs then is finished first.
+        deadline: on `clock`; a trial that runs then is finished first, and the baseline, which every decision
+            compares with, is measured in any case.
         log: told every finished trial, while no load runs.
         clock: seconds that only grow.
     """
     while True:
         if len(search.trials) >= trials:
             return observer(SearchEnded(f"{len(search.trials)} trials are finished"))
-        if clock() >= deadline:
+        if clock() >= deadline and search.trials:
             return observer(SearchEnded("the time is up"))
         candidate = search.ask()
         if candidate is None:

@@ -72,6 +72,13 @@ def test_the_search_ends_where_the_time_is_up(surface: Surface):
     assert sum(isinstance(event, TrialFinished) for event in seen) == 3
 
 
+def test_the_baseline_is_measured_even_where_there_is_no_time(surface: Surface):
+    search = Search(SPACE)
+    seen = run(search, surface, 50, deadline=0, clock=lambda: 1.0)
+    assert seen[-1] == SearchEnded("the time is up")
+    assert [trial.candidate for trial in search.trials] == [SPACE.baseline]
+
+
 def test_the_search_ends_where_every_candidate_was_measured(surface: Surface):
     seen = run(Search(SPACE), surface, 1000)
     assert seen[-1] == SearchEnded(f"all {len(SPACE)} candidates were measured")
