@@ -40,7 +40,8 @@ class Result(Record):
     measurement: Measurement
     slo_met: bool
     objective: float
-    """Value of the objective, larger is better (see `Decision.objective_unit`)."""
+    """Value of the objective, larger is better: inferences a second, minus the latency in ms, minus bytes, or
+    for a weighted objective the weighted log ratio to the baseline."""
 
 
 class Digests(Record):

@@ -9,6 +9,11 @@ from pathlib import Path
 import onnx
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import settings
+
+# Hypothesis has a profile of its own in CI (examples that repeat); on a busy machine time says nothing.
+settings.register_profile("tritonc", parent=settings(), deadline=None)
+settings.load_profile("tritonc")
 
 COMMANDS_OF_A_SPEC = ("build", "candidates", "tune", "diff", "report")
 

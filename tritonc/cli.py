@@ -69,6 +69,9 @@ _ENVIRONMENT_ERRNOS = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "the system's table of open files is full",
     errno.EIO: "the disk reports errors",
+    errno.EFBIG: "the limit of a file's size is reached: raise it (ulimit -f)",
+    errno.EACCES: "change its permissions, or run as a user who may",
+    errno.EPERM: "change its permissions, or run as a user who may",
 }
 
 

@@ -164,6 +164,7 @@ class Job:
         try:
             self._measure(study, self._measuring(study, generator), log, deadline)
         except BaseException:
+            study.stand.give_up()  # first: MLflow may take its time to answer
             self.tracking.close_study("KILLED")
             raise
         self.tracking.close_study("FINISHED")

@@ -15,8 +15,8 @@ from tritonc.compiler.repository import compile_candidate
 from tritonc.schemas.measurement import Failure
 from tritonc.tuner.engines import Engine, Server, ServerFailure
 
-_LOAD_S = 120.0
-"""A model that loads for longer has failed; on a CPU it takes a second or two."""
+_LOAD_S = {"cpu": 120.0, "gpu": 1800.0}
+"""A model that loads for longer has failed: it takes seconds on a CPU, minutes where TensorRT builds."""
 _SETTLE_S = 20.0
 _POLL_S = 0.05
 _GIVE_UP = frozenset({"load_timeout", "server_crashed", "server_hung", "out_of_memory"})
@@ -100,7 +100,7 @@ class Stand:
         self._loaded = None
         self._models.add(candidate.model)
         started = time.monotonic()
-        server.load(candidate.model, _LOAD_S)
+        server.load(candidate.model, _LOAD_S[self._project.spec.targets[candidate.target].device])
         self._loaded, self._loaded_s = candidate, time.monotonic() - started
         self._leaving = before
         return server, self._loaded_s

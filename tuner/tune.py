@@ -161,13 +161,14 @@ def _estimate(task: Task, settings: Settings, trials: tuple[Trial, ...]) -> Esti
     seconds = [trial.seconds for trial in trials]
     each = sum(seconds) / len(seconds) if seconds else _TYPICAL_TRIAL_S
     wanted = min(settings.trials, len(task.space))
+    missing = max(0, wanted - len(trials))
     return Estimate(
         model=task.space.model,
         target=task.space.target,
         candidates=len(task.space),
         trials=wanted,
         finished=len(trials),
-        seconds=max(0, wanted - len(trials)) * each + _TYPICAL_CONFIRMATION_S,
+        seconds=missing * each + _TYPICAL_CONFIRMATION_S if missing else 0.0,
         is_measured=bool(seconds),
     )
 
