@@ -16,6 +16,7 @@ UV ?= $(firstword $(wildcard .venv/bin/uv) uv)
 help:
 	@echo "make demo       set up, fetch a real model and tune it on a real tritonserver (10 minutes on 2 cores)"
 	@echo "make test       set up and run every check that CI runs"
+	@echo "make models     set up and fetch the examples' models"
 	@echo "make install    only set up .venv/ (PYTHON=... chooses the interpreter)"
 	@echo "make format     put the code into the one format"
 	@echo "make docs       write docs/cli.md from the commands' help"

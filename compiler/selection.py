@@ -116,15 +116,17 @@ def _require_current(project: Project, decision: Decision, changed: tuple[Part, 
 def _candidate(project: Project, space: Space, decision: Decision, result: Result) -> Candidate:
     configuration = result.configuration
     here = ("chosen" if decision.slo_met else "previous", "configuration")
-    by_hand = "to set a knob by hand, pin it with `search:` in the spec and run: tritonc tune"
+    by_hand = "where the lock was edited, restore it and pin the knob with `search:` in the spec instead"
     try:
         candidate = candidate_from(project, decision.model, decision.target, configuration.knobs)
     except ValueError as err:
-        hint = f"restore the lock; {by_hand}"
+        hint = f"where the spec has changed, measure again with: tritonc tune; {by_hand}"
         raise _error(project, decision, (*here, "knobs"), str(err), hint) from None
     if candidate.id != configuration.id:
         what = f"the knobs are not those of candidate {configuration.id}, which was measured"
-        raise _error(project, decision, (*here, "id"), what, f"restore the lock; {by_hand}")
+        raise _error(
+            project, decision, (*here, "id"), what, f"{by_hand}; or measure again with: tritonc tune"
+        )
     for knob, allowed in _contradicted(project, space, candidate):
         what = f"{knob} is {candidate.values.get(knob, 'absent')}, but the spec's search allows {allowed}"
         raise _error(project, decision, (*here, "knobs", knob), what, "measure it again with: tritonc tune")

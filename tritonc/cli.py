@@ -37,7 +37,7 @@ import io
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -166,6 +166,9 @@ def _report(error: BaseException, *, as_json: bool) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         click.echo("interrupted", err=True)
+        if as_json:
+            interrupted = _problem_document(TritoncError("interrupted", "run the same command again"))
+            print_json(_error_document(EXIT_INTERRUPTED, [interrupted]))
         return EXIT_INTERRUPTED
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
@@ -179,9 +182,12 @@ def _report(error: BaseException, *, as_json: bool) -> int:
         for problem in problems:
             click.echo(f"error: {problem}", err=True)
     if as_json:
-        document = {"exit_code": code, "problems": [_problem_document(problem) for problem in problems]}
-        print_json({"schema_version": SCHEMA_VERSION, "error": document})
+        print_json(_error_document(code, [_problem_document(problem) for problem in problems]))
     return code
+
+
+def _error_document(code: int, problems: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"schema_version": SCHEMA_VERSION, "error": {"exit_code": code, "problems": list(problems)}}
 
 
 def _problems(error: BaseException) -> tuple[list[TritoncError], int]:

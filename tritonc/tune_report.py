@@ -111,6 +111,9 @@ def _decision(decision: Decision, reason: str, objective: Objective) -> list[Ren
     if changed and decision.baseline:
         lines.append("Changed from the baseline:")
         lines += [f"  {name}: {before} -> {after}" for name, before, after in changed]
+    if not decision.slo_met:
+        kept = "previous configuration" if decision.previous else "baseline"
+        lines.append(f"The repository keeps the {kept}: what misses the SLO is recorded, but not built.")
     lines += [f"Note: {caveat}" for caveat in decision.caveats]
     lines += [
         f"Note: {name}: {_warnings(result)}." for name, result in columns if result.measurement.warnings

@@ -99,6 +99,8 @@ class Job:
             warn=self._warn,
         )
 
+        self._confirming_s = 0.0
+
     def run(self) -> None:
         """Tunes every task; one server for each target."""
         started = time.monotonic()
@@ -123,11 +125,12 @@ class Job:
         self._observer(ServerStarted(info, restarted))
 
     def _deadline(self, started: float, tasks_left: int) -> float:
-        """When the search of the next task ends: each has an equal share of the time that is left."""
+        """When the search of the next task ends: each has an equal share of the time left for searching."""
         if self._settings.timeout_s is None:
             return float("inf")
         now = time.monotonic()
-        return now + max(0.0, started + self._settings.timeout_s - now) / tasks_left
+        searching_s = now - started - self._confirming_s
+        return now + max(0.0, self._settings.timeout_s - searching_s) / tasks_left
 
     def _study(self, task: Task, info: EngineInfo, stand: Stand) -> _Study:
         storage = self._state / "optuna.db"
@@ -211,7 +214,9 @@ class Job:
             log=log.trial,
         )
         previous, load = self._previous(study, measuring)
+        began = time.monotonic()
         outcome = confirm(entrants(search, previous, load), measuring, self._observer)
+        self._confirming_s += time.monotonic() - began
         study.stand.withdraw()
         log.finishers(outcome.finishers)
         if outcome.verdict is None:

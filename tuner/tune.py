@@ -143,8 +143,14 @@ def build(
 
 
 def estimate(project: Project, plan: Plan, settings: Settings, engine: Engine) -> tuple[Estimate, ...]:
-    """What each task will cost. Starts and changes nothing, and fetches nothing in a new project."""
+    """What each task will cost. Starts and changes nothing, and fetches nothing in a new project.
+
+    Raises:
+        MissingExtraError: there are trials to read, and a package that measuring needs is not installed.
+    """
     storage = project.folder.resolve() / STATE_FOLDER / "optuna.db"
+    if storage.exists():
+        require_tune_extra()
     names = () if settings.fresh else study_names(storage)
     estimates = []
     for task in plan.tasks:

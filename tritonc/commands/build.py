@@ -95,6 +95,8 @@ def command(
     files = [_document(target, difference) for target, difference in _flat(changes)]
     again = typed_command(click.get_current_context(), "check")
     text = render_check(folder, changes, again) if check else render_build(folder, changes, names)
+    if not slo_met:
+        text += "\nexit code 1: a model's SLO is not met by anything that was measured (see the notes)"
     output.result({**document, "differences": files}, text)
     return 1 if not slo_met or (check and changes) else 0
 

@@ -117,7 +117,7 @@ def command(
     except KeyboardInterrupt:
         output.note("interrupted: the server is stopped, finished trials are kept; to go on, run it again:")
         output.note(f"  {typed_command(click.get_current_context(), 'fresh')}")
-        return 130
+        raise
     output.result(result_document(result), result_text(result))
     if result.not_built is not None:
         output.note(f"error: the lock is written, but nothing was built: {result.not_built}")
