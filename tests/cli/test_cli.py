@@ -39,7 +39,8 @@ def run_raising(error: BaseException, *args: str) -> Result:
 
     class OneCommand(LazyGroup):
         def get_command(self, _ctx: click.Context, _name: str) -> click.Command:
-            return click.Command("build", callback=lambda: raise_(error))
+            options: list[click.Parameter] = [click.Option(["--output"])]
+            return click.Command("build", params=options, callback=lambda **_: raise_(error))
 
     @click.group(cls=OneCommand)
     @click.pass_context
@@ -150,6 +151,8 @@ def test_an_interrupt_exits_130() -> None:
     assert result.exit_code == 130
     assert result.stderr.strip() == "interrupted"
     assert result.stdout == ""
+    document = json.loads(run_raising(KeyboardInterrupt(), "--output", "json").stdout)
+    assert document["error"]["exit_code"] == 130
 
 
 def test_the_returned_number_is_the_exit_code() -> None:
