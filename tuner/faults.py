@@ -8,8 +8,8 @@ from typing import Literal
 from tritonc.schemas.measurement import Failure
 from tritonc.tuner.engines import Server
 
-_NEWS_S = 3.0
-"""A connection breaks a moment before the end of the process is known: a large one takes a second to go."""
+_NEWS_S = 0.5
+"""A connection breaks a moment before the end of the process is known."""
 _POLL_S = 0.02
 
 
@@ -19,7 +19,7 @@ def fault(
     """Why something went wrong: the server is gone, does not answer, or else `reason`.
 
     Args:
-        server: is asked how it is; this takes at most 5 s.
+        server: is asked how it is; this takes at most 2.5 s.
         reason: what it was if the server is well.
         detail: what was seen.
     """
