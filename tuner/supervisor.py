@@ -39,6 +39,8 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     command = args.command[1:]  # after "--"
     cores = [int(core) for core in args.cores.split(",") if core]
+    for pipe in (args.lifeline, args.status):
+        os.set_inheritable(pipe, False)  # its end tells tritonc that we are gone, not that the command is
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):

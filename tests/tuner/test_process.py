@@ -142,3 +142,10 @@ def test_the_command_goes_with_its_supervisor(tmp_path: Path) -> None:
     assert wait_until(lambda: gone(child.pid))
     assert child.wait(5) == -signal.SIGKILL
     child.stop()
+
+
+def test_the_end_of_the_supervisor_is_known_while_an_orphan_lives_on(tmp_path: Path) -> None:
+    child = Child(["sh", "-c", "sleep 5 & exec sleep 60"], output=tmp_path / "out")
+    child._supervisor.kill()
+    assert child.wait(3) == -signal.SIGKILL
+    child.stop()
