@@ -3,8 +3,9 @@
     python benchmarks/trial_cost.py [SPEC] [--trials 20] [--target cpu] [--model NAME]
 
 Tunes a copy of the project from scratch (default: a small MLP of its own), so that the person's own lock and
-studies stay as they are. "own" is tritonc itself: compiling, Optuna, MLflow, waiting for the server. Exits 1
-where a trial takes more than 10 s on average, or tritonc uses 5% of a core or more while load runs.
+studies stay as they are. "settle" waits for the instances of the candidate before to go; "own" is the rest:
+tritonc itself, and asking the server how it is. Exits 1 where a trial takes more than 10 s on average, or
+tritonc uses 5% of a core or more while load runs.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def report(meter: Meter, decisions: Sequence[Decision], total_s: float) -> int:
     measured = [trial for trial in meter.trials if trial.capacity is not None]
     if not measured:
         sys.exit("no trial could be measured")
-    parts = ("load", "warm_up", "verify", "steps")
+    parts = ("load", "warm_up", "verify", "steps", "settle")
     rows = {
         part: [getattr(trial.capacity.seconds, part) for trial in measured if trial.capacity]
         for part in parts

@@ -51,13 +51,15 @@ class Seconds:
     warm_up: float = 0.0
     verify: float = 0.0
     steps: float = 0.0
+    settle: float = 0.0
+    """Waiting until the instances of the candidate before are gone."""
     own: float = 0.0
     """None of these: tritonc itself, and asking the server how it is."""
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.load + self.warm_up + self.verify + self.steps + self.own
+        return self.load + self.warm_up + self.verify + self.steps + self.settle + self.own
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +280,8 @@ class _Trial:
         samples: dict[Load, list[Sample]] = {}
         rate = saturated.throughput.value / saturated.load.request_batch if saturated else None
         while (load := search.ask()) is not None:
-            self.on_load(load)
+            with self.clock.counting("settle"):
+                self.on_load(load)
             sample = self.window(load, _step_s(load, rate))
             if isinstance(sample, NoWindow):
                 if sample.reason != "too_slow":
