@@ -31,8 +31,9 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
 		echo "error: $(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt install" \
 		"`$(PYTHON) -c 'import sys; print("python3.%d-venv" % sys.version_info[1])'`"; exit 3; }
+	@# --no-deps: all there is is pinned there, and pips before 23.3 resolve an extra (coverage[toml]) past its pin.
 	@echo "installing requirements.txt into .venv/ (1.5 GB, about a minute once it is downloaded)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --requirement requirements.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --requirement requirements.txt
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
