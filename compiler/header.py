@@ -44,6 +44,8 @@ def _evidence(what: str, selection: Selection, decision: Decision) -> Iterator[s
         yield f"baseline: {describe_result(decision.baseline)}"
     elif decision.baseline_failure:
         yield f"baseline: failed, {decision.baseline_failure.reason}"
+    if others := [model for model in decision.together if model != decision.model]:
+        yield f"measured together with {', '.join(others)}: all were under load at the same time"
     yield f"measured with {describe_engine(decision.engine)}; [95% intervals]"
     if decision.stale_evidence_accepted:
         yield "stale: model file, load or SLO changed after this was measured (--accept-stale-evidence)"

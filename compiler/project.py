@@ -77,6 +77,7 @@ def open_project(spec_path: Path, *, allow_outside: bool = False) -> Project:
             file = replace(file, signature=file.signature.with_batch_in_dims())
         models[name] = file
         errors.extend(_contradictions(spec_file, name, model, file))
+    errors.extend(_unmeasurable_objectives(spec_file))
     if errors:
         raise InputErrors(errors)
     return Project(spec_file, models)
@@ -156,6 +157,25 @@ def _contradictions(spec_file: SpecFile, name: str, model: ModelSpec, file: Mode
         yield spec_file.error((*here, "data", unknown), what, did_you_mean(unknown, inputs), at_key=True)
     for problem in dims_problems(file.signature, model.dims, model.shapes):
         yield spec_file.error((*here, *problem.key_path), problem.what, problem.hint)
+
+
+def _unmeasurable_objectives(spec_file: SpecFile) -> Iterator[SpecError]:
+    """What an objective needs of every target: a price, or a GPU."""
+    models, targets = spec_file.spec.models, spec_file.spec.targets
+    counts_cost = [name for name, model in models.items() if "cost" in model.objectives]
+    for name, target in targets.items():
+        if counts_cost and target.price_per_hour is None:
+            what = f"target {name} has no price_per_hour, but the objective of {counts_cost[0]} is about cost"
+            hint = "add what an hour of this machine costs, in any currency: price_per_hour: 0.50"
+            yield spec_file.error(("targets", name), what, hint, at_key=True)
+    without_gpu = [name for name, target in targets.items() if target.device == "cpu"]
+    for name, model in models.items():
+        if "energy" in model.objectives and without_gpu:
+            what = (
+                f"the objective is about energy, which only a GPU tells, and target {without_gpu[0]} has none"
+            )
+            hint = "choose another objective, or put this model and GPU targets in a spec of their own"
+            yield spec_file.error(("models", name, "objective"), what, hint)
 
 
 def _why_no_batch_axis(signature: Signature) -> str:

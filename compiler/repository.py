@@ -123,7 +123,11 @@ def compile_repository(project: Project, lock: Lock | None, target: str) -> Repo
     if lock and untuned:
         notices.append(_not_in_lock(project, target, untuned))
     configs = [
-        (render(project, selection.candidate), selection_header(project.spec_file, selection))
+        (
+            selection.candidate.model,
+            render(project, selection.candidate),
+            selection_header(project.spec_file, selection),
+        )
         for selection in selections
     ]
     return _repository(
@@ -145,28 +149,46 @@ def compile_candidate(project: Project, candidate: Candidate) -> Repository:
     Raises:
         InputErrors: the spec and the model file do not go together.
     """
-    header = candidate_header(project.spec_file, candidate.model, candidate.target, candidate.id)
-    return _repository(project, candidate.target, [(render(project, candidate), header)])
+    return compile_candidates(project, {candidate.model: candidate})
+
+
+def compile_candidates(project: Project, candidates: Mapping[str, Candidate]) -> Repository:
+    """The repository that serves candidates side by side.
+
+    Args:
+        project: where their models are.
+        candidates: by the name to serve each under; at least one, all of one target.
+
+    Raises:
+        InputErrors: the spec and a model file do not go together.
+    """
+    configs = []
+    for name, candidate in candidates.items():
+        config = render(project, candidate)
+        config.name = name
+        header = candidate_header(project.spec_file, candidate.model, candidate.target, candidate.id)
+        configs.append((candidate.model, config, header))
+    target = next(iter(candidates.values())).target
+    return _repository(project, target, configs)
 
 
 def _repository(
     project: Project,
     target: str,
-    configs: Sequence[tuple[ModelConfig, Sequence[str]]],
+    configs: Sequence[tuple[str, ModelConfig, Sequence[str]]],
     notices: tuple[str, ...] = (),
     slo_met: bool = True,
 ) -> Repository:
+    """The repository of these configs, each with its model in the spec and its header."""
     files: dict[PurePosixPath, Content] = {
         PurePosixPath("server.args"): server_args(
-            project.spec.targets[target], (config for config, _ in configs)
+            project.spec.targets[target], (config for _, config, _ in configs)
         )
     }
-    for config, header in configs:
+    for model, config, header in configs:
         folder = PurePosixPath(config.name)
         files[folder / "config.pbtxt"] = print_pbtxt(config, header).encode()
-        files |= {
-            folder / str(VERSION) / path: weights for path, weights in _weights(project.models[config.name])
-        }
+        files |= {folder / str(VERSION) / path: weights for path, weights in _weights(project.models[model])}
     spec_file = project.spec_file
     return Repository.of(
         files,

@@ -26,8 +26,13 @@ def digests(project: Project, model: str, target: str) -> Digests:
     return digests_in(project, space_for(project, model, target))
 
 
-def digests_in(project: Project, space: Space) -> Digests:
+def digests_in(project: Project, space: Space, *, alone: bool = False) -> Digests:
     """`digests` where the Space is at hand.
+
+    Args:
+        project: where the model is.
+        space: of (model, target).
+        alone: the model is measured alone, even if the spec has it tuned together with others.
 
     Raises:
         SpecError: a file of input data cannot be read.
@@ -37,7 +42,7 @@ def digests_in(project: Project, space: Space) -> Digests:
         source=file.sha256,
         signature=_digest(dataclasses.asdict(file.signature)),
         space=space.digest,
-        load=_load_digest(project, space.model, space.target),
+        load=_load_digest(project, space.model, space.target, alone=alone),
     )
 
 
@@ -47,7 +52,7 @@ def changed_parts(then: Digests, now: Digests) -> tuple[Part, ...]:
     return tuple(part for part in parts if getattr(then, part) != getattr(now, part))
 
 
-def _load_digest(project: Project, model: str, target: str) -> str:
+def _load_digest(project: Project, model: str, target: str, *, alone: bool) -> str:
     """Of what a Measurement was made under: load, limits, inputs, and the machine that was declared.
 
     Keys that have their default are left out: a spec key added by a later tritonc makes no lock stale.
@@ -55,8 +60,12 @@ def _load_digest(project: Project, model: str, target: str) -> str:
     spec, machine = project.spec.models[model], project.spec.targets[target]
     load_keys = {"workload", "slo", "objective", "accuracy", "shapes", "dims", "data"}
     machine_keys = {"device", "cores", "memory", "gpu"}
+    if "cost" in spec.objectives:
+        machine_keys.add("price_per_hour")
+    group = {} if alone else project.spec.group_of(model)
     return _digest(
         {
+            **({"together": dict(group)} if group else {}),
             "load": spec.model_dump(mode="json", include=load_keys, exclude_defaults=True),
             "machine": machine.model_dump(mode="json", include=machine_keys, exclude_defaults=True),
             "files": {

@@ -40,8 +40,13 @@ class Result(Record):
     measurement: Measurement
     slo_met: bool
     objective: float
-    """Value of the objective, larger is better: inferences a second, minus the latency in ms, minus bytes, or
-    for a weighted objective the weighted log ratio to the baseline."""
+    """Value of the objective, larger is better: inferences a second, minus the latency in ms, minus bytes,
+    minus the price of a million inferences, minus joules an inference, or for a weighted objective the
+    weighted log ratio to the baseline (on a front all weigh the same)."""
+    missed: dict[str, float] = Field(default_factory=dict)
+    """Hard limits that it misses, by how much relative to them; none where `slo_met`."""
+    missed_soft: dict[str, float] = Field(default_factory=dict)
+    """Soft limits that it misses, by how much relative to them."""
 
 
 class Digests(Record):
@@ -66,6 +71,12 @@ class Decision(Record):
     baseline: Result | None
     """None where the baseline itself failed; `baseline_failure` says why."""
     baseline_failure: Failure | None = None
+    front: tuple[Result, ...] = ()
+    """Where the objective is a front: the configurations that no other one beats in all objectives, measured
+    again, the best in the first objective first."""
+    choice: Literal["knee", "picked"] | None = None
+    """How `chosen` was taken from the front: its knee, nearest to the best of every objective in shares of
+    the ranges (of logarithms) on the front, or picked by a person."""
     previous: Result | None = None
     """The configuration that the lock held before, measured again."""
     slo_met: bool
@@ -88,6 +99,9 @@ class Decision(Record):
     commit: str | None = None
     """Git commit of the spec's folder, with "+dirty" where it had changes."""
     mlflow_run: str | None = None
+    together: tuple[str, ...] = ()
+    """The models that were tuned together with this one, itself included: all were under load at once, and
+    `trials`, `candidates`, `improved`, `slo_met` and `noise` are about all of them."""
     caveats: tuple[str, ...] = ()
     """Why the ranking may not carry over to the official backend, in sentences."""
     stale_evidence_accepted: bool = False

@@ -80,7 +80,7 @@ def write_lock(path: Path, lock: Lock) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise SetupError(
                 f"no space left to write {path}", "free some and run the command again"
             ) from error

@@ -135,6 +135,10 @@ class Measurement(Record):
     memory_bytes: int | None = None
     """Proportional set size of the server and its stubs, peak over the window."""
     gpu_memory_bytes: int | None = None
+    load_s: float | None = None
+    """Seconds from asking the server for the candidate until it served; the same under every load."""
+    joules_per_inference: float | None = None
+    """Energy of the GPUs over the inferences that they computed meanwhile; None where it was not measured."""
     warnings: tuple[str, ...] = ()
 
 

@@ -7,7 +7,7 @@ or the catalogue of knobs is checked by the compiler, which reports at the same 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -37,6 +37,7 @@ from tritonc.schemas.spec_fields import (
     Sha256,
     scalar,
 )
+from tritonc.schemas.together import Groups, groups_of
 from tritonc.schemas.workload import ClosedWorkload, OpenWorkload, Workload
 
 API_VERSION = "tritonc/v1"
@@ -157,41 +158,161 @@ InputData = Annotated[
 ]
 
 
+class SoftLimit(Model):
+    """A limit that may be soft: missing a soft one costs, but rules nothing out.
+
+    Who misses a soft limit by 10% has to be 21% better in the objective to win all the same, who misses it by
+    a factor of two four times better.
+    """
+
+    limit: Positive
+    """As a hard limit is written."""
+    soft: bool = False
+    """Whether it may be missed; false: as if the limit stood there alone."""
+
+
+class SoftSizeLimit(Model):
+    """A limit of memory that may be soft: missing a soft one costs, but rules nothing out."""
+
+    limit: Bytes
+    """As a hard limit is written."""
+    soft: bool = False
+    """Whether it may be missed; false: as if the limit stood there alone."""
+
+
+def _limit_kind(value: object) -> str:
+    return "{limit, soft}" if isinstance(value, Mapping | Model) else "hard limit"
+
+
+Limit = Annotated[
+    Annotated[Positive, Tag("hard limit")] | Annotated[SoftLimit, Tag("{limit, soft}")],
+    Discriminator(_limit_kind),
+]
+"""A number is a hard limit; `{limit: 80, soft: true}` a soft one."""
+SizeLimit = Annotated[
+    Annotated[Bytes, Tag("hard limit")] | Annotated[SoftSizeLimit, Tag("{limit, soft}")],
+    Discriminator(_limit_kind),
+]
+"""A size is a hard limit; `{limit: 2GiB, soft: true}` a soft one."""
+
+
 class Slo(Model):
-    """Limits that a configuration must keep. Latencies run from the client's send to its last response."""
+    """Limits that a configuration must keep (a number), or should keep ({limit: 80, soft: true}).
 
-    p50_latency_ms: Positive | None = None
-    p90_latency_ms: Positive | None = None
-    p95_latency_ms: Positive | None = None
-    p99_latency_ms: Positive | None = None
-    avg_latency_ms: Positive | None = None
-    min_throughput: Positive | None = None
+    Latencies run from the client's send to its last response.
+    """
+
+    p50_latency_ms: Limit | None = None
+    p90_latency_ms: Limit | None = None
+    p95_latency_ms: Limit | None = None
+    p99_latency_ms: Limit | None = None
+    avg_latency_ms: Limit | None = None
+    min_throughput: Limit | None = None
     """Inferences a second."""
-    max_memory: Bytes | None = None
+    max_memory: SizeLimit | None = None
     """Of the server, host memory."""
+    avg_queue_ms: Limit | None = None
+    """Time a request waits in the server for an instance or for a batch to fill, on average."""
+    max_load_seconds: Limit | None = None
+    """Time from asking the server for the model until it serves (cold start)."""
+
+    @property
+    def hard(self) -> dict[str, float]:
+        """The limits that must be kept, by name."""
+        return {name: limit for name, (limit, soft) in self._all().items() if not soft}
+
+    @property
+    def soft(self) -> dict[str, float]:
+        """The limits that may be missed at a cost, by name."""
+        return {name: limit for name, (limit, soft) in self._all().items() if soft}
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """All of them by name, hard and soft."""
+        return {name: limit for name, (limit, _) in self._all().items()}
+
+    def _all(self) -> dict[str, tuple[float, bool]]:
+        """Limit, and whether it is soft, by name."""
+        found: dict[str, tuple[float, bool]] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, SoftLimit | SoftSizeLimit):
+                found[name] = (value.limit, value.soft)
+            elif value is not None:
+                found[name] = (value, False)
+        return found
 
 
-Objective = Literal["throughput", "latency", "memory"]
+Objective = Literal["throughput", "latency", "memory", "cost", "energy"]
+"""`cost`: the target's price of a million inferences; `energy`: joules an inference, as the GPU tells."""
 Weight = Annotated[float, Field(gt=0, le=1)]
-_OBJECTIVES = ("throughput", "latency", "memory")
+_OBJECTIVES = ("cost", "energy", "latency", "memory", "throughput")
+Axis = Literal[
+    "throughput",
+    "memory",
+    "cost",
+    "energy",
+    "p50_latency_ms",
+    "p90_latency_ms",
+    "p95_latency_ms",
+    "p99_latency_ms",
+    "avg_latency_ms",
+]
+"""What a front can be about; limits have these names too."""
+
+
+def _axis(value: object) -> object:
+    if isinstance(value, str) and value not in get_args(Axis):
+        raise problem(f'unknown objective "{shortened(value)}"', did_you_mean(value, sorted(get_args(Axis))))
+    return value
+
+
+def _several(value: tuple[Axis, ...]) -> tuple[Axis, ...]:
+    twice = next((name for name in value if value.count(name) > 1), None)
+    if twice is not None:
+        raise problem(f"{{field}} names {twice} twice", "name each objective once")
+    if len(value) < 2:
+        raise problem(
+            "{field} names fewer than two objectives",
+            "name at least two, or one alone, as in objective: throughput",
+        )
+    return value
+
+
+class Pareto(Model):
+    """Several objectives of which none counts more than the others.
+
+    The search spreads over the configurations that no other one beats in all of them. The lock holds this
+    front and chooses its knee; `tritonc tune --pick ID` takes another one.
+    """
+
+    pareto: Annotated[
+        tuple[Annotated[Axis, BeforeValidator(_axis)], ...],
+        AfterValidator(_several),
+        Field(json_schema_extra={"minItems": 2, "uniqueItems": True}),
+    ]
+    """At least two objectives."""
 
 
 def _objective(value: object) -> object:
+    if isinstance(value, Pareto):
+        return value
     if isinstance(value, Mapping):
         if not value:
-            raise problem(
-                "{field} is an empty mapping", f"weigh at least one of: {', '.join(sorted(_OBJECTIVES))}"
-            )
+            raise problem("{field} is an empty mapping", f"weigh at least one of: {', '.join(_OBJECTIVES)}")
         return value
     if isinstance(value, str) and value not in _OBJECTIVES:
         raise problem(f'unknown objective "{shortened(value)}"', did_you_mean(value, _OBJECTIVES))
     if not isinstance(value, str):
-        hint = "it must be throughput, latency, memory, or weights such as {throughput: 0.7, memory: 0.3}"
+        names, weights = ", ".join(_OBJECTIVES), "{throughput: 0.7, memory: 0.3}"
+        hint = f"it must be one of {names}, or weights such as {weights}, or {{pareto: [throughput, memory]}}"
         raise problem(f"{{field}} is {found(value)}", hint)
     return value
 
 
 def _objective_kind(value: object) -> str:
+    if isinstance(value, Pareto) or (isinstance(value, Mapping) and "pareto" in value):
+        return "front"
     return "weights" if isinstance(value, Mapping) else "single"
 
 
@@ -221,11 +342,13 @@ class ModelSpec(Model):
     """How requests arrive."""
     slo: Slo = Slo()
     objective: Annotated[
-        Annotated[Objective, Tag("single")] | Annotated[dict[Objective, Weight], Tag("weights")],
+        Annotated[Objective, Tag("single")]
+        | Annotated[dict[Objective, Weight], Tag("weights")]
+        | Annotated[Pareto, Tag("front")],
         Discriminator(_objective_kind),
         BeforeValidator(_objective),
     ] = "throughput"
-    """What to make best within the SLO, or weights of several."""
+    """What to make best within the SLO, weights of several, or {pareto: […]} for a front to pick from."""
     accuracy: Accuracy = Accuracy()
     search: dict[str, SearchDomain] = Field(default_factory=dict)
     """Narrows, widens or pins knobs for this model; wins over the spec's own `search`."""
@@ -233,6 +356,13 @@ class ModelSpec(Model):
     """`parameters` of config.pbtxt, passed through."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Any other field of config.pbtxt, passed through and validated against the ModelConfig protobuf."""
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What `objective` names, one or several."""
+        if isinstance(self.objective, Pareto):
+            return self.objective.pareto
+        return (self.objective,) if isinstance(self.objective, str) else tuple(self.objective)
 
     @field_validator("workload")
     @classmethod
@@ -278,6 +408,8 @@ class TargetSpec(Model):
     gpu: Annotated[Gpu | None, Field(validate_default=True)] = None
     triton: Release = "24.10"
     """The release that will serve it: decides which keys exist. The default is the embedded engine's."""
+    price_per_hour: Positive | None = None
+    """Of one such machine, in any currency: what `objective: cost` counts with."""
     backends: Annotated[dict[str, BackendSpec], Field(min_length=1)]
     """Triton backends that may run the models, each with what it may use."""
 
@@ -311,12 +443,34 @@ class Spec(Model):
     """Kinds of machine, by name; each gets a repository of its own."""
     search: dict[str, SearchDomain] = Field(default_factory=dict)
     """Narrows, widens or pins knobs for every model."""
+    together: Groups = ()
+    """Models that share their machine: tuned as one, each under its own load while others are under theirs.
+    A list of models, or the weights of their objectives by model, or a list of several such groups."""
+
+    @field_validator("together", mode="before")
+    @classmethod
+    def _groups(cls, value: object, info: ValidationInfo) -> tuple[dict[str, float], ...]:
+        models: Mapping[str, ModelSpec] | None = info.data.get("models")
+        groups = groups_of(value, models)
+        for group in groups:
+            for name in group:
+                if models is not None and isinstance(models[name].objective, Pareto):
+                    raise problem(
+                        f"{{field}} names {name}, whose objective is a front",
+                        "give it one objective, or weights: together there is one number to make best",
+                    )
+        return groups
+
+    def group_of(self, model: str) -> Mapping[str, float]:
+        """The weights of the models that `model` is tuned together with, its own included; else nothing."""
+        return next((group for group in self.together if model in group), {})
 
 
 __all__ = [
     "API_VERSION",
     "NAME_PATTERN",
     "Accuracy",
+    "Axis",
     "BackendSpec",
     "Bytes",
     "ClosedWorkload",
@@ -325,17 +479,22 @@ __all__ = [
     "FileData",
     "Gpu",
     "InputData",
+    "Limit",
     "Model",
     "ModelSpec",
     "Name",
     "Objective",
     "OpenWorkload",
+    "Pareto",
     "RandomData",
     "Range",
     "Release",
     "Scalar",
     "SearchDomain",
+    "SizeLimit",
     "Slo",
+    "SoftLimit",
+    "SoftSizeLimit",
     "Spec",
     "TargetSpec",
     "Weight",

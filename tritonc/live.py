@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from tritonc import numbers
 from tritonc.compiler.candidate import Candidate
 from tritonc.output import Output
-from tritonc.schemas.measurement import EngineInfo, Failure, Hardware
+from tritonc.schemas.measurement import EngineInfo, Failure, Hardware, Measurement
 from tritonc.tuner.events import (
     Confirming,
     Decided,
     Event,
     LoadStarted,
+    MachineChanged,
+    NoiseMeasured,
     Observer,
     SearchEnded,
     ServerStarted,
@@ -26,8 +28,8 @@ from tritonc.tuner.events import (
     TrialStarted,
     Warned,
 )
-from tritonc.tuner.objective import Objective, weights_of
-from tritonc.tuner.search import Trial, best_of
+from tritonc.tuner.objective import Objective, held_memory_bytes, weights_of
+from tritonc.tuner.optuna_search import Trial, best_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -81,22 +83,32 @@ def outcome_text(trial: Trial, baseline: Trial | None, objective: Objective) -> 
     if isinstance(trial.outcome, Failure):
         return failure_text(trial.outcome)
     measured = trial.outcome.measurement
-    text = f"{numbers.throughput(measured)}, p99 {numbers.latency(measured)} at {numbers.load(measured.load)}"
+    members = trial.outcome.members
+    text = "; ".join(f"{model} {_capacity_text(each)}" for model, each in members.items())
+    text = text or _capacity_text(measured)
     if "memory" in weights_of(objective):
-        text += f", {numbers.size(measured.memory_bytes)}"
+        text += f", {numbers.size(held_memory_bytes(measured))}"
+    if "energy" in weights_of(objective):
+        text += f", {numbers.energy(measured)}"
     if not trial.outcome.slo_met:
-        over = ", ".join(_missed(slo, v) for slo, v in trial.outcome.violations.items() if v > 0)
+        over = numbers.missed(trial.outcome.violations)
         text += f"; misses the SLO ({over})" if over else "; misses the SLO"
+    if soft := numbers.missed(trial.outcome.soft):
+        text += f"; misses soft limits ({soft})"
+    if trial.outcome.is_cut:
+        text += "; left early, as it cannot come near the best"
+    text += "".join(f"; {warning}" for warning in measured.warnings)
     if baseline is not None and baseline.capacity is not None and baseline.candidate != trial.candidate:
         gain = numbers.gain_between(objective, baseline.capacity.objective, trial.outcome.objective)
+        if members:
+            gain = gain.replace("throughput", "all together")
         text += f"; {gain} to the baseline's" if gain else ""
     return text
 
 
-def _missed(limit: str, violation: float) -> str:
-    return (
-        f"rate not sustained, by {violation:.0%}" if limit == "sustained" else f"{limit} by {violation:.0%}"
-    )
+def _capacity_text(measured: Measurement) -> str:
+    """What was reached, and under which load."""
+    return f"{numbers.throughput(measured)}, p99 {numbers.latency(measured)} at {numbers.load(measured.load)}"
 
 
 def failure_text(failure: Failure) -> str:
@@ -161,7 +173,7 @@ class Progress:
                 under = numbers.load(event.load) if event.load else "warm-up"
                 self.now = f"{candidate_text(event.candidate, self.study.baseline)}: {under}"
             case TrialFinished():
-                self.trials.append(event.trial)
+                self.trials = [t for t in self.trials if t.number != event.trial.number] + [event.trial]
                 self.best = event.best
             case Confirming() if self.study:
                 who = candidate_text(event.candidate, self.study.baseline)
@@ -219,8 +231,7 @@ class PlainView:
         """Who is measured again, in the first round; after it a line for each round."""
         is_new = event.round_number != self._round
         self._round = event.round_number
-        rounds = max(event.rounds, event.round_number)
-        lines = [f"confirming, round {event.round_number} of {rounds}"] if is_new else []
+        lines = [f"confirming, round {event.round_number} of at most {event.rounds}"] if is_new else []
         if event.round_number == 1:
             lines.append(f"  {event.role} {candidate_text(event.candidate, study.baseline)}")
         return lines
@@ -233,6 +244,11 @@ def rare_lines(event: Event) -> list[str]:
             return [f"target {event.target} is skipped: {event.reason}"]
         case ServerStarted(restarted=True):
             return ["the server was given up and started again"]
+        case NoiseMeasured():
+            apart = event.noise.throughput.deviation
+            return [f"noise floor: equal windows differ by {apart:.1%} more than each of them shows"]
+        case MachineChanged():
+            return [machine_text(event)]
         case SearchEnded():
             return [f"search ended: {event.reason}"]
         case Decided():
@@ -242,6 +258,13 @@ def rare_lines(event: Event) -> list[str]:
             return [event.text]
         case _:
             return []
+
+
+def machine_text(event: MachineChanged) -> str:
+    """What became of the machine, and what is done about it, in one line."""
+    became = f"{event.speed - 1:.0%} faster" if event.speed > 1 else f"{1 - event.speed:.0%} slower"
+    trials = ", ".join(str(number) for number in event.again)
+    return f"the machine became {became} after trial {event.since}; measured again: trials {trials}"
 
 
 class LiveView:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from tritonc.schemas.lock import KnobValue
 from tritonc.schemas.measurement import Interval, Load, Measurement
-from tritonc.tuner.objective import Objective, score
+from tritonc.schemas.spec import Axis
+from tritonc.tuner.objective import Objective, axes_of, cost_per_million, held_memory_bytes, score
 
 _DIGITS = 3
 """Significant digits; measurements here are rarely good to more."""
@@ -54,7 +56,8 @@ def gain(objective: Objective, ratio: float) -> str:
     >>> gain("throughput", 0.25), gain("latency", 0.25), gain({"throughput": 1.0}, 0.25)
     ('throughput +25.0%', 'latency -20.0%', 'weighted objective +25.0%')
     """
-    name = objective if isinstance(objective, str) else "weighted objective"
+    several = "mean of the objectives" if axes_of(objective) else "weighted objective"
+    name = objective if isinstance(objective, str) else several
     return f"{name} {percent(change(objective, ratio))}"
 
 
@@ -64,7 +67,7 @@ def change(objective: Objective, ratio: float) -> float:
     >>> change("throughput", 0.25), change("latency", 0.25)
     (0.25, -0.2)
     """
-    return -ratio / (1 + ratio) if objective in ("latency", "memory") else ratio
+    return -ratio / (1 + ratio) if objective in ("latency", "memory", "cost", "energy") else ratio
 
 
 def gain_between(objective: Objective, base: float, value: float) -> str:
@@ -103,6 +106,45 @@ def latency(measurement: Measurement, statistic: str = "p99") -> str:
     found = {str(name): value for name, value in measurement.latency_ms.items()}.get(statistic)
     count = measurement.requests if measurement.sustained else None
     return interval(found, "ms", count=count) if found else "unknown"
+
+
+def energy(measurement: Measurement) -> str:
+    """Energy of an inference; "unknown" where it was not measured."""
+    joules = measurement.joules_per_inference
+    return "unknown" if joules is None else f"{number(joules)} J/inference"
+
+
+def on_axis(axis: Axis, measurement: Measurement, price_per_hour: float | None) -> str:
+    """One objective of a front, with its unit and its interval where it has one."""
+    if axis == "throughput":
+        return throughput(measurement)
+    if axis == "memory":
+        return size(held_memory_bytes(measurement))
+    if axis == "energy":
+        return energy(measurement)
+    if axis == "cost":
+        return cost(measurement, price_per_hour)
+    return latency(measurement, axis.removesuffix("_latency_ms"))
+
+
+def cost(measurement: Measurement, price_per_hour: float | None) -> str:
+    """The price of a million inferences; "unknown" where an hour has none."""
+    if price_per_hour is None:
+        return "unknown"
+    return interval(cost_per_million(measurement.throughput, price_per_hour), "per million inferences")
+
+
+def missed(violations: Mapping[str, float]) -> str:
+    """Limits that are missed, and by how much.
+
+    >>> missed({"p99_latency_ms": 0.123, "max_memory": -0.5})
+    'p99_latency_ms by 12%'
+    """
+    return ", ".join(
+        f"rate not sustained, by {violation:.0%}" if limit == "sustained" else f"{limit} by {violation:.0%}"
+        for limit, violation in violations.items()
+        if violation > 0
+    )
 
 
 def size(size_bytes: int | None) -> str:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from tritonc import numbers
 from tritonc.live import engine_line, hardware_line
 from tritonc.schemas.lock import Decision, Result
+from tritonc.schemas.spec import Axis
 from tritonc.tuner.events import TargetSkipped
-from tritonc.tuner.objective import Objective
+from tritonc.tuner.objective import Objective, axes_of, weights_of
 from tritonc.tuner.tune import Estimate, TuneResult
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def result_text(result: TuneResult) -> RenderableType:
     parts: list[RenderableType] = []
     for decision in result.decisions:
         reason = result.reasons[decision.model, decision.target]
-        parts += _decision(decision, reason, result.objectives[decision.model])
+        price = result.prices.get(decision.target)
+        parts += _decision(decision, reason, result.objectives[decision.model], price)
     parts += [f"{one.model} on {one.target}: {one.reason}" for one in result.undecided]
     parts += [f"target {skip.target} was skipped: {skip.reason}" for skip in result.skipped]
     return Group(*parts, *_next(result))
@@ -92,20 +94,24 @@ def estimate_text(estimates: Sequence[Estimate], skipped: Iterable[TargetSkipped
     return "\n".join(lines)
 
 
-def _decision(decision: Decision, reason: str, objective: Objective) -> list[RenderableType]:
+def _decision(
+    decision: Decision, reason: str, objective: Objective, price: float | None
+) -> list[RenderableType]:
     columns = _columns(decision)
     lines: list[RenderableType] = [
         "",
-        _table(decision, columns),
+        _table(decision, columns, price if "cost" in weights_of(objective) else None),
         f"{reason[0].upper()}{reason[1:]}.",
     ]
     if decision.gain is not None and decision.noise is not None:
         gain = numbers.gain(objective, decision.gain)
         noise = abs(numbers.change(objective, decision.noise))
+        soft = any(result.missed_soft for _, result in columns)
         lines.append(
-            f"{gain[0].upper()}{gain[1:]} to the baseline's; differences below "
-            f"{noise:.1%} count as noise here (95%)."
+            f"{gain[0].upper()}{gain[1:]} to the baseline's{' (soft limits count)' if soft else ''}; "
+            f"differences below {noise:.1%} count as noise here (95%)."
         )
+    lines += _front(decision, axes_of(objective), price)
     base = decision.baseline.configuration.knobs if decision.baseline else {}
     changed = numbers.changes(base, decision.chosen.configuration.knobs)
     if changed and decision.baseline:
@@ -114,6 +120,8 @@ def _decision(decision: Decision, reason: str, objective: Objective) -> list[Ren
     if not decision.slo_met:
         kept = "previous configuration" if decision.previous else "baseline"
         lines.append(f"The repository keeps the {kept}: what misses the SLO is recorded, but not built.")
+    if decision.chosen.missed_soft:
+        lines.append(f"The choice misses soft limits: {numbers.missed(decision.chosen.missed_soft)}.")
     lines += [f"Note: {caveat}" for caveat in decision.caveats]
     lines += [
         f"Note: {name}: {_warnings(result)}." for name, result in columns if result.measurement.warnings
@@ -125,7 +133,7 @@ def _decision(decision: Decision, reason: str, objective: Objective) -> list[Ren
     return lines
 
 
-def _table(decision: Decision, columns: Sequence[tuple[str, Result]]) -> Table:
+def _table(decision: Decision, columns: Sequence[tuple[str, Result]], price: float | None) -> Table:
     from rich.table import Table
 
     table = Table(title=f"{decision.model} on {decision.target}", title_justify="left", title_style="bold")
@@ -138,12 +146,39 @@ def _table(decision: Decision, columns: Sequence[tuple[str, Result]]) -> Table:
     for statistic in _LATENCIES:
         if any(statistic in m.latency_ms for m in measured):
             table.add_row(f"{statistic} latency", *(numbers.latency(m, statistic) for m in measured))
+    if price is not None:
+        table.add_row("cost", *(numbers.cost(m, price) for m in measured))
+    if any(m.joules_per_inference is not None for m in measured):
+        table.add_row("energy", *(numbers.energy(m) for m in measured))
     table.add_row("memory", *(numbers.size(m.memory_bytes) for m in measured))
     if any(m.gpu_memory_bytes is not None for m in measured):
         table.add_row("GPU memory", *(numbers.size(m.gpu_memory_bytes) for m in measured))
     table.add_row("requests", *(f"{m.requests}, {m.errors} errors" for m in measured))
     table.add_row("SLO", *(_slo(result) for _, result in columns))
     return table
+
+
+def _front(decision: Decision, axes: Sequence[Axis], price: float | None) -> list[RenderableType]:
+    """The configurations that a person can pick, with what they reach in every objective."""
+    from rich.table import Table
+
+    if not decision.front or not axes:
+        return []
+    table = Table(title=f"The front of {', '.join(axes)}", title_justify="left")
+    for name in ("", *axes, "load"):
+        table.add_column(name, overflow="fold")
+    base = decision.baseline.configuration.id if decision.baseline else None
+    for member in decision.front:
+        name = member.configuration.id
+        roles = [
+            role
+            for role, one in (("baseline", base), ("chosen", decision.chosen.configuration.id))
+            if one == name
+        ]
+        reached = (numbers.on_axis(axis, member.measurement, price) for axis in axes)
+        table.add_row(" ".join([name, *roles]), *reached, numbers.load(member.measurement.load))
+    how = "its knee" if decision.choice == "knee" else "what a person picked"
+    return [table, f"Chosen is {how}. To take another one, without measuring: tritonc tune --pick ID"]
 
 
 def _warnings(result: Result) -> str:
@@ -153,9 +188,12 @@ def _warnings(result: Result) -> str:
 
 
 def _slo(result: Result) -> str:
+    soft = f"; soft: {numbers.missed(result.missed_soft)}" if result.missed_soft else ""
     if result.slo_met:
-        return "met"
-    return "missed" if result.measurement.sustained else "missed: the rate is not sustained"
+        return f"met{soft}"
+    by = numbers.missed({name: v for name, v in result.missed.items() if name != "sustained"})
+    missed = ": ".join(["missed", by] if by else ["missed"])
+    return f"{missed}{soft}" if result.measurement.sustained else f"{missed}: the rate is not sustained{soft}"
 
 
 def _columns(decision: Decision) -> list[tuple[str, Result]]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.lock import Decision
 from tritonc.schemas.measurement import EngineInfo, Hardware, Load
+from tritonc.tuner.noise import NoiseFloor
 from tritonc.tuner.objective import Objective
-from tritonc.tuner.search import Trial
+from tritonc.tuner.optuna_search import Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,28 @@ class TrialFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class NoiseMeasured:
+    """How far windows of the same load lie apart on this machine; it is in every interval from now on."""
+
+    noise: NoiseFloor
+
+
+@dataclass(frozen=True, slots=True)
+class MachineChanged:
+    """The reference point does something else than it did: the machine itself changed.
+
+    Attributes:
+        speed: of the machine now over that before.
+        since: finished trials at the last look that found nothing.
+        again: trials that are measured again, by number.
+    """
+
+    speed: float
+    since: int
+    again: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SearchEnded:
     """No more trials, and why: the number asked for, the time, or every candidate measured."""
 
@@ -83,7 +106,7 @@ class SearchEnded:
 
 @dataclass(frozen=True, slots=True)
 class Confirming:
-    """A contender is measured again, interleaved with the others; `round_number` of `rounds`, from 1."""
+    """A contender is measured again, interleaved with the others; `rounds` is the most that there will be."""
 
     candidate: Candidate
     role: str
@@ -122,6 +145,8 @@ Event = (
     | TrialStarted
     | LoadStarted
     | TrialFinished
+    | NoiseMeasured
+    | MachineChanged
     | SearchEnded
     | Confirming
     | Decided

@@ -39,6 +39,7 @@ def study_name(
     engine: EngineInfo,
     hardware: Hardware,
     existing: Iterable[str],
+    kind: str = "on",
 ) -> str:
     """Name of the study to continue: the latest whose numbers compare with what would be measured now.
 
@@ -47,7 +48,7 @@ def study_name(
     text = json.dumps(
         [model, target, digests.model_dump(), engine.model_dump(), hardware.model_dump()], sort_keys=True
     )
-    first = f"{model} on {target} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    first = f"{model} {kind} {target} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
     return max((name for name in existing if _generation(name, first)), key=_number, default=first)
 
 
@@ -83,7 +84,7 @@ def caveats(engine: EngineInfo, model: ModelSpec, baseline: Capacity | None) -> 
             f"An execution of the baseline takes {execution_ms:.2g} ms, less than {_SHORT_EXECUTION_MS:g}: "
             f"the embedded engine's own overhead may change the ranking; {remedy}."
         )
-    limit = model.slo.p99_latency_ms
+    limit = model.slo.limits.get("p99_latency_ms")
     if limit is not None and limit < _TIGHT_SLO_EXECUTIONS * execution_ms:
         found.append(
             f"The p99 limit of {limit:g} ms is less than {_TIGHT_SLO_EXECUTIONS:g} times the baseline's "

@@ -10,6 +10,7 @@ from tritonc.schemas.errors import MissingExtraError
 TUNE_PACKAGES = (
     "optuna",
     "mlflow",
+    "scikit-learn",
     "scipy",
     "psutil",
     "filelock",
@@ -29,6 +30,16 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def require_sampler_extra(sampler: str) -> None:
+    """Returns if what a sampler needs beyond the extra `tune` is installed.
+
+    Raises:
+        MissingExtraError: it names what is not.
+    """
+    if sampler == "gp" and not installed_versions(("torch",)):
+        raise MissingExtraError("torch", "gp")
 
 
 def require_tune_extra() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Literal
 
@@ -11,6 +12,7 @@ from tritonc.tuner.engines import Server
 _NEWS_S = 0.5
 """A connection breaks a moment before the end of the process is known."""
 _POLL_S = 0.02
+_DEAD_INSTANCE = re.compile(r"Stub process '([^']+)' is not healthy")
 
 
 def fault(
@@ -32,6 +34,9 @@ def fault(
         if not server.alive():
             return fault(server, reason, detail)
         return Failure(reason="server_hung", detail=f"the server does not answer: {detail}")
+    if dead := _DEAD_INSTANCE.search(detail):
+        ended = f"instance {dead[1]} of the model ended, as where the kernel kills it for lack of memory"
+        return Failure(reason=reason, detail=f"{ended}: {detail}")
     return Failure(reason=reason, detail=detail)
 
 

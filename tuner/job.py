@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,9 @@ from pathlib import Path
 from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.project import Project
 from tritonc.compiler.selection import served_result
-from tritonc.schemas.lock import Decision, Lock
+from tritonc.compiler.stale import digests_in
+from tritonc.schemas.errors import SetupError
+from tritonc.schemas.lock import Decision, Digests, Lock
 from tritonc.schemas.lock_file import read_lock, write_lock
 from tritonc.schemas.measurement import EngineInfo, Failure, Load
 from tritonc.tuner.engines import Engine
@@ -27,21 +31,37 @@ from tritonc.tuner.events import (
 from tritonc.tuner.evidence import caveats, engine_info, next_study_name, study_name
 from tritonc.tuner.git import commit_of
 from tritonc.tuner.inputs import read_inputs
+from tritonc.tuner.joint_study import (
+    Alone,
+    carried_in,
+    goal_of,
+    joint_decisions,
+    joint_reason,
+    members_before,
+)
+from tritonc.tuner.joint_worth import JOINT_LOAD, Member
+from tritonc.tuner.load_search import LoadLadder, LoadSearch
+from tritonc.tuner.loads import searched_loads
 from tritonc.tuner.measure import Bench, Capacity
 from tritonc.tuner.measuring import StandMeasuring
+from tritonc.tuner.objective import Objective
+from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch, observations_in, study_names
 from tritonc.tuner.perf_analyzer import LoadData, PerfAnalyzer, perf_analyzer_at
-from tritonc.tuner.plan import Plan, Settings, Task
-from tritonc.tuner.search import Search, study_names
+from tritonc.tuner.plan import Plan, SamplerName, Settings, Task
+from tritonc.tuner.race import Entrant, Measuring, Sample
+from tritonc.tuner.session import noise_of
 from tritonc.tuner.stand import Stand
 from tritonc.tuner.study import (
     Evidence,
+    Outcome,
     compared_with,
     confirm,
     decision_of,
     entrants,
     search_candidates,
 )
-from tritonc.tuner.tracking import Tracking
+from tritonc.tuner.together import TogetherMeasuring
+from tritonc.tuner.tracking import LEAVING_S, Tracking
 from tritonc.tuner.trial_log import TrialLog
 
 
@@ -56,7 +76,7 @@ class _Study:
 
     task: Task
     info: EngineInfo
-    search: Search
+    search: OptunaSearch
     stand: Stand
     trials: int
     held: Decision | None
@@ -117,9 +137,14 @@ class Job:
                 cores=tasks[0].cores.server,
                 on_start=partial(self._started, info),
             ) as stand:
+                parts = {member.space.model for task in tasks for member in task.members}
                 for task in tasks:
-                    self._tune(self._study(task, info, stand), generator, self._deadline(started, len(left)))
-                    left.remove(task)
+                    if task.members:
+                        self._tune_together(task, info, stand, generator, started, left)
+                    elif task.space.model not in parts:
+                        study = self._study(task, info, stand)
+                        self._tune(study, generator, self._deadline(started, len(left)))
+                        left.remove(task)
 
     def _started(self, info: EngineInfo, restarted: bool) -> None:
         self._observer(ServerStarted(info, restarted))
@@ -132,21 +157,44 @@ class Job:
         searching_s = now - started - self._confirming_s
         return now + max(0.0, self._settings.timeout_s - searching_s) / tasks_left
 
-    def _study(self, task: Task, info: EngineInfo, stand: Stand) -> _Study:
+    def _study(self, task: Task, info: EngineInfo, stand: Stand, goal: Goal | None = None) -> _Study:
+        """The study of a task, whose goal is that of its model where none is given."""
         storage = self._state / "optuna.db"
         names = study_names(storage)
-        name = study_of(task, self._plan, info, names)
+        name = study_of(task, self._plan, info, names, self._settings.sampler)
         if self._settings.fresh and name in names:
             name = next_study_name(name)
-        search = Search(task.space, seed=self._settings.seed, storage=storage, study=name)
+        search = OptunaSearch(
+            task.space,
+            seed=self._settings.seed,
+            storage=storage,
+            study=name,
+            sampler=self._settings.sampler,
+            goal=goal or self._goal(task, storage, name),
+        )
         held = lock_to_extend(self._project).decision(task.space.model, task.space.target)
         return _Study(task, info, search, stand, min(self._settings.trials, len(task.space)), held)
 
+    def _goal(self, task: Task, storage: Path, study: str) -> Goal:
+        """What the task is for; other studies of its model, and of its target, are where its model begins."""
+        spec = self._project.spec.models[task.space.model]
+        objective = dict(spec.objective) if isinstance(spec.objective, dict) else spec.objective
+        history = observations_in(storage, task.space.model, task.space.target, but=study)
+        return Goal(objective, spec.slo, searched_loads(spec.workload, spec.slo, objective), history)
+
     def _tune(self, study: _Study, generator: PerfAnalyzer, deadline: float) -> None:
-        space, search = study.task.space, study.search
-        if study.held is not None and self._is_current(study.held, study):
+        space = study.task.space
+        if study.held is not None and self._is_current(study.held, study, study.task.digests):
+            self._log_missing(study)
             self._decided(study.held, "nothing was to be added to what the lock holds")
             return
+        with self._opened(study, self._project.spec.models[space.model].objective) as log:
+            self._measure(study, self._measuring(study, generator), log, deadline)
+
+    @contextmanager
+    def _opened(self, study: _Study, objective: Objective) -> Iterator[TrialLog]:
+        """A server and a log for a study; both are closed as it ends."""
+        space, search = study.task.space, study.search
         self.tracking.connect()
         self._observer(
             StudyStarted(
@@ -156,7 +204,7 @@ class Job:
                 trials=study.trials,
                 finished=search.trials,
                 baseline=space.baseline,
-                objective=self._project.spec.models[space.model].objective,
+                objective=objective,
                 engine=study.info,
                 hardware=self._hardware,
             )
@@ -165,14 +213,27 @@ class Job:
         log = TrialLog(self._project, self.tracking, search, study.stand)
         log.open(self._tags(study))
         try:
-            self._measure(study, self._measuring(study, generator), log, deadline)
+            yield log
         except BaseException:
             study.stand.give_up()  # first: MLflow may take its time to answer
-            self.tracking.close_study("KILLED")
+            self.tracking.close_study("KILLED", patience_s=LEAVING_S)
             raise
-        self.tracking.close_study("FINISHED")
+        self._end_log(study)
 
-    def _measuring(self, study: _Study, generator: PerfAnalyzer) -> StandMeasuring:
+    def _log_missing(self, study: _Study) -> None:
+        """Logs the trials that MLflow could not take when they finished."""
+        if not study.search.is_logged(self.tracking.place):
+            TrialLog(self._project, self.tracking, study.search, study.stand).open(self._tags(study))
+            self._end_log(study)
+
+    def _end_log(self, study: _Study) -> None:
+        """Ends the parent run, and notes in the study that MLflow has all its trials if that is so."""
+        self.tracking.close_study("FINISHED")
+        if self.tracking.is_on:
+            with suppress(SetupError):  # then the next run looks again
+                study.search.mark_logged(self.tracking.place)
+
+    def _bench(self, study: _Study, generator: PerfAnalyzer) -> Bench:
         space, spec = study.task.space, self._project.spec.models[study.task.space.model]
         inputs = read_inputs(
             self._project,
@@ -182,7 +243,7 @@ class Job:
         )
         folder = study.stand.folder / "load" / space.model
         folder.mkdir(parents=True, exist_ok=True)
-        bench = Bench(
+        return Bench(
             generator=generator,
             data=LoadData.of(inputs, folder),
             inputs=inputs,
@@ -191,47 +252,183 @@ class Job:
             objective=dict(spec.objective) if isinstance(spec.objective, dict) else spec.objective,
             accuracy=spec.accuracy,
             seed=self._settings.seed,
+            load_search=LoadLadder if self._settings.sampler == "grid" else LoadSearch,
+            price_per_hour=self._project.spec.targets[space.target].price_per_hour or 1.0,
         )
 
+    def _on_load(self, candidate: Candidate, load: Load | None) -> None:
+        self.tracking.settle()
+        self._observer(LoadStarted(candidate, load))
+
+    def _measuring(self, study: _Study, generator: PerfAnalyzer) -> StandMeasuring:
         return StandMeasuring(
             study.stand,
-            bench,
-            baseline=space.baseline,
+            self._bench(study, generator),
+            baseline=study.task.space.baseline,
             compared_with=partial(compared_with, study.search),
-            on_load=lambda candidate, load: self._observer(LoadStarted(candidate, load)),
+            on_load=self._on_load,
             warn=self._warn,
+            noise=noise_of(study.search),
         )
 
     def _measure(self, study: _Study, measuring: StandMeasuring, log: TrialLog, deadline: float) -> None:
         """Search, race, decision, lock."""
         search = study.search
+        self._search(study, measuring, log, deadline)
+        previous, load = self._previous(study, measuring)
+        picked = previous if study.held is not None and study.held.choice == "picked" else None
+        outcome = self._confirmed(study, measuring, log, entrants(search, previous, load), picked)
+        if outcome.verdict is None:
+            self._not_decided(search)
+            return
+        decision = decision_of(search, outcome, self._evidence(study, study.task.digests))
+        self._lock(search, [decision], outcome.verdict.reason)
+
+    def _search(self, study: _Study, measuring: Measuring[Sample], log: TrialLog, deadline: float) -> None:
         search_candidates(
-            search,
+            study.search,
             measuring,
             trials=study.trials,
             deadline=deadline,
             observer=self._observer,
             log=log.trial,
+            expected=study.search.expected,
         )
-        previous, load = self._previous(study, measuring)
+
+    def _confirmed(
+        self,
+        study: _Study,
+        measuring: Measuring[Sample],
+        log: TrialLog,
+        runners: Sequence[Entrant],
+        picked: Candidate | None = None,
+    ) -> Outcome:
         began = time.monotonic()
-        outcome = confirm(entrants(search, previous, load), measuring, self._observer)
+        outcome = confirm(runners, measuring, self._observer, study.search.goal, picked)
         self._confirming_s += time.monotonic() - began
         study.stand.withdraw()
         log.finishers(outcome.finishers)
-        if outcome.verdict is None:
-            self._not_decided(search)
-            return
-        decision = decision_of(search, outcome, self._evidence(study))
-        write_lock(self._project.spec_file.lock_path, lock_to_extend(self._project).with_decision(decision))
-        search.mark_decided(decision.measured_at)
-        self._decided(decision, outcome.verdict.reason)
+        return outcome
 
-    def _evidence(self, study: _Study) -> Evidence:
+    def _lock(self, search: OptunaSearch, decisions: Sequence[Decision], reason: str) -> None:
+        """Writes decisions of one study to the lock."""
+        lock = lock_to_extend(self._project)
+        for decision in decisions:
+            lock = lock.with_decision(decision)
+        write_lock(self._project.spec_file.lock_path, lock)
+        search.mark_decided(decisions[0].measured_at)
+        for decision in decisions:
+            self._decided(decision, reason)
+
+    def _tune_together(
+        self,
+        task: Task,
+        info: EngineInfo,
+        stand: Stand,
+        generator: PerfAnalyzer,
+        started: float,
+        left: list[Task],
+    ) -> None:
+        """Each member alone, without a decision, and then all together.
+
+        Args:
+            task: of all together.
+            info: of the engine.
+            stand: where they are served.
+            generator: of the load.
+            started: when the job did.
+            left: tasks that are not done; those that are done now are taken out.
+        """
+        members = task.members
+        names = [member.space.model for member in members]
+        held = [lock_to_extend(self._project).decision(name, task.space.target) for name in names]
+        is_over = not self._settings.fresh and self._are_current(
+            held, members, self._study(task, info, stand, ANY_THROUGHPUT)
+        )
+        if is_over:
+            left[:] = [one for one in left if one is not task and one not in members]
+            for one in (*members, task):
+                self._log_missing(self._study(one, info, stand, ANY_THROUGHPUT))
+            for decision in held:
+                assert decision is not None
+                self._decided(decision, "nothing was to be added to what the lock holds")
+            return
+        alone: list[_Study] = []
+        for one in members:
+            study = self._study(one, info, stand)
+            with self._opened(study, self._project.spec.models[one.space.model].objective) as log:
+                self._search(
+                    study, self._measuring(study, generator), log, self._deadline(started, len(left))
+                )
+                stand.withdraw()
+            left.remove(one)
+            alone.append(study)
+        self._measure_together(task, alone, held, generator, self._deadline(started, len(left)))
+        left.remove(task)
+
+    def _measure_together(
+        self,
+        task: Task,
+        alone: Sequence[_Study],
+        held: Sequence[Decision | None],
+        generator: PerfAnalyzer,
+        deadline: float,
+    ) -> None:
+        """Search, race, decisions and lock of several models together."""
+        weights = self._project.spec.group_of(alone[0].task.space.model)
+        studies = [Alone(study.search, weights[study.task.space.model]) for study in alone]
+        cores = len(task.cores.server) or self._hardware.cores
+        study = self._study(task, alone[0].info, alone[0].stand, goal_of(studies, cores))
+        search = study.search
+        members = [
+            Member(
+                model=one.task.space.model,
+                weight=of.weight,
+                measuring=self._measuring(one, generator),
+                bench=self._bench(one, generator),
+                level=of.level,
+            )
+            for one, of in zip(alone, studies, strict=True)
+        ]
+        measuring = TogetherMeasuring(
+            study.stand,
+            members,
+            baseline=task.space.baseline,
+            carried=partial(carried_in, search),
+            on_load=self._on_load,
+            warn=self._warn,
+        )
+        with self._opened(study, search.goal.objective) as log:
+            self._search(study, measuring, log, deadline)
+            previous = members_before(held)
+            if previous is not None and self._capacity_before(study, measuring, previous) is None:
+                previous = None
+            load = JOINT_LOAD if previous is not None else None
+            outcome = self._confirmed(study, measuring, log, entrants(search, previous, load))
+            if outcome.verdict is None:
+                self._not_decided(search)
+                return
+            evidence = {
+                one.task.space.model: self._evidence(one, digests_in(self._project, one.task.space))
+                for one in alone
+            }
+            decisions = joint_decisions(search, outcome, members, evidence)
+            self._lock(search, decisions, joint_reason(outcome, members))
+
+    def _are_current(self, held: Sequence[Decision | None], members: Sequence[Task], study: _Study) -> bool:
+        """Whether the lock's decisions rest on this very study, and there is nothing to add to it."""
+        return all(
+            decision is not None
+            and bool(decision.together)
+            and self._is_current(decision, study, digests_in(self._project, member.space))
+            for decision, member in zip(held, members, strict=True)
+        )
+
+    def _evidence(self, study: _Study, digests: Digests) -> Evidence:
         space = study.task.space
         baseline = study.search.outcome(space.baseline)
         return Evidence(
-            digests=study.task.digests,
+            digests=digests,
             engine=study.info,
             hardware=self._hardware,
             commit=self._commit,
@@ -244,14 +441,14 @@ class Job:
             measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
 
-    def _is_current(self, held: Decision, study: _Study) -> bool:
+    def _is_current(self, held: Decision, study: _Study, digests: Digests) -> bool:
         """Whether the lock's decision rests on this very study, and there is nothing to add to it."""
         return (
-            held.digests == study.task.digests
+            held.digests == digests
             and held.engine == study.info
             and held.hardware == self._hardware
             and held.measured_at == study.search.decided_at
-            and len(study.search.trials) >= study.trials
+            and (len(study.search.trials) >= study.trials or study.search.is_over)
         )
 
     def _previous(self, study: _Study, measuring: StandMeasuring) -> tuple[Candidate | None, Load | None]:
@@ -261,21 +458,28 @@ class Job:
             return None, None
         space = study.task.space
         candidate = Candidate.of(space.model, space.target, result.configuration.knobs)
-        if candidate not in space:
+        outcome = self._capacity_before(study, measuring, candidate)
+        return (candidate, outcome.measurement.load) if outcome else (None, None)
+
+    def _capacity_before(
+        self, study: _Study, measuring: Measuring[Sample], candidate: Candidate
+    ) -> Capacity | None:
+        """What the configuration served now can do; None where it is no candidate any more, or fails."""
+        if candidate not in study.task.space:
             self._warn(f"note: the lock's configuration {candidate.id} is no longer in the space")
-            return None, None
+            return None
         outcome = study.search.outcome(candidate) or measuring.capacity(candidate)
         if isinstance(outcome, Failure):
             self._warn(f"warning: the lock's configuration {candidate.id} failed: {outcome.reason}")
-            return None, None
-        return candidate, outcome.measurement.load
+            return None
+        return outcome
 
     def _decided(self, decision: Decision, reason: str) -> None:
         self.decisions.append(decision)
         self.reasons[decision.model, decision.target] = reason
         self._observer(Decided(decision, reason))
 
-    def _not_decided(self, search: Search) -> None:
+    def _not_decided(self, search: OptunaSearch) -> None:
         failures = [trial.outcome for trial in search.trials if isinstance(trial.outcome, Failure)]
         why = f"{failures[0].reason}: {failures[0].detail}" if failures else "no contender came through"
         undecided = Undecided(search.space.model, search.space.target, f"nothing could be measured; {why}")
@@ -321,7 +525,8 @@ def measured_with(engine: Engine, task: Task, settings: Settings) -> tuple[Engin
     return info, generator
 
 
-def study_of(task: Task, plan: Plan, info: EngineInfo, names: tuple[str, ...]) -> str:
-    """Name of the study that a task continues, or would begin."""
+def study_of(task: Task, plan: Plan, info: EngineInfo, names: tuple[str, ...], sampler: SamplerName) -> str:
+    """Name of the study that a task continues, or would begin; a grid is one of its own."""
     space = task.space
-    return study_name(space.model, space.target, task.digests, info, plan.machine.record(), names)
+    kind = "grid on" if sampler == "grid" else "on"
+    return study_name(space.model, space.target, task.digests, info, plan.machine.record(), names, kind)

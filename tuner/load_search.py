@@ -1,74 +1,69 @@
 """Which load to measure next for one candidate, until the one that decides is known. Pure ask/tell.
 
 p99 rises with load, apart from noise, so a bracket of a load that keeps the SLO and one that does not is
-narrowed (design/search.md, facts 1 to 3): the first guess comes from Little's law and one short window at
-saturation, the next ones from interpolating the excess over the limit on logarithmic scales, on a curve
-that is made to rise.
+narrowed on a fitted curve (`boundary.Curve`; design/search.md, facts 1 to 3). The first guess comes from the
+caller, or from Little's law and a short window at saturation. Windows are added to the load that decides only
+as long as they can change what is decided, and a candidate that cannot come near the best so far is left.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-from tritonc.schemas.measurement import ClosedLoad, Load, Measurement, OpenLoad
-from tritonc.schemas.spec import ClosedWorkload, OpenWorkload, Slo, Workload
-from tritonc.tuner.objective import Objective, Percentile, latency_limits, weights_of
+from tritonc.schemas.measurement import Interval, Load, Measurement, OpenLoad
+from tritonc.schemas.spec import OpenWorkload, Slo, Workload
+from tritonc.tuner.boundary import Curve, Point
+from tritonc.tuner.load_rules import capacity_rule, rule_for, within
+from tritonc.tuner.loads import ceiling, ladder, level_of, load_at, workload_kind
+from tritonc.tuner.objective import (
+    Objective,
+    Percentile,
+    latency_limits,
+    seeks_capacity,
+    soft_cost,
+    soft_violations,
+    weights_of,
+)
 
-GAIN = 0.02
-"""A step of load that gains less throughput than this is not worth its latency (design/contract.md)."""
 MAX_ASKS = 8
 """Windows at most; a typical candidate needs three to five."""
+PRECISION = 0.05
+"""Half of the 95% interval of the throughput that decides, relative to it: no window is added below that."""
+MOST_WINDOWS = 2
+"""Of one load in one visit. Visits differ as much as windows do (`statistics.VISIT`), so more of them narrow
+the interval by little; the search comes back to what matters, and the confirmation visits it often."""
+HOPELESS = 0.85
+"""A candidate whose capacity, taken one standard error well, is below this share of the best one's, taken one
+badly, is left (design/search.md, "Cut early"). Its model keeps what was seen, and may come back to it."""
 
-_STEP = 0.05  # the bracket is narrow enough when its ends are this close, or neighbours
 _NEAR = 0.1  # a load this close to the limit is measured twice before it is believed
-_TIMES = 2
-_APART = 1.25  # levels nearer to each other say nothing about what more load gains
-_CLOSE = 1.5  # between levels farther apart than this there may be a better one
-_FLAT_STEP = 1.5  # a smaller step may only have left a good multiple of the batch size
+_FAR = 0.25  # a latency this far beyond its limit is believed at once (design/search.md, "Cut early")
+_SLACK = 1.1  # throughput falls a little far above saturation (fact 6), and one window may be off
+_NORMAL = 1.96  # standard errors in half of a 95% interval
 _STRAY = 1.4  # p99 over average is nearly constant within a model (fact 3): beyond that it is noise
-_FARTHEST = 4.0  # one step goes no farther than this factor
-_TAIL_RATIO = 1.3  # p99 over average at saturation; it is nearly constant within a model
-_MAX_RATE = 16.0  # times `rate`, where the spec has no `max_rate` (schemas.spec.OpenWorkload)
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A load that was measured.
-
-    Attributes:
-        level: clients (closed) or requests a second (open).
-        times: windows it was measured for.
-        throughput: inferences a second; 0 where nothing was completed.
-        excess: by how much the latency limits are missed, relative to them; negative where they are kept,
-            infinite where nothing was completed.
-        tail: the limited latency over the average.
-    """
-
-    level: float
-    times: int
-    throughput: float
-    excess: float
-    tail: float = 0.0
-
-
-Rule = Callable[[Sequence[Point]], float | None]
-"""The next level, given what was measured (ascending, at least one); None when it is enough."""
 
 
 class LoadSearch:
     """An ask/tell search for the load of one candidate that decides about it.
 
-    What that is depends on the objective: for throughput the largest load that keeps the latency limits, or
-    without such limits the one where one more step gains less than 2%; for latency and memory `rate`, else
-    the smallest load that reaches `min_throughput`, else one client.
+    What that is depends on the objective: for throughput, cost and energy the largest load that keeps the
+    limits of latency and of the queue, or without such limits the one where one more step gains less than 2%;
+    for latency and memory `rate`, else the smallest load that reaches `min_throughput`, else one client. Soft
+    limits are kept as hard ones are; where even the smallest load misses one, only the hard ones are kept,
+    and of the loads that keep them the one that is worth most decides.
 
     Args:
         workload: of the spec.
         slo: of the spec.
         objective: of the spec.
         saturated: what a short window at saturation showed, for the first guess.
+        first: the load at which the limits are expected to end, a better guess than that.
+        incumbent: the objective of the best candidate so far, with its interval; used where the objective is
+            throughput alone.
+
+    Attributes:
+        is_cut: whether the last ask ended it early, as the incumbent is better.
 
     Example:
         >>> from tritonc.schemas.spec import ClosedWorkload, Slo
@@ -78,25 +73,44 @@ class LoadSearch:
     """
 
     def __init__(
-        self, workload: Workload, slo: Slo, objective: Objective, *, saturated: Measurement | None = None
+        self,
+        workload: Workload,
+        slo: Slo,
+        objective: Objective,
+        *,
+        saturated: Measurement | None = None,
+        first: Load | None = None,
+        incumbent: Interval | None = None,
     ) -> None:
         self._workload = workload
-        self._limits = latency_limits(slo)
+        self._slo = slo
+        self._limits = latency_limits(slo.limits)
+        self._queue_ms = slo.limits.get("avg_queue_ms")
+        self._is_softened = False
         self._points: dict[float, Point] = {}
+        self._seen: dict[float, Measurement | None] = {}
         self._asks = 0
-        self._first, self._rule, self._best = _rule_for(workload, slo, objective, saturated)
+        self.is_cut = False
+        self._incumbent = incumbent if list(weights_of(objective)) == ["throughput"] else None
+        self._ceiling = ceiling(workload)
+        self._seeks_capacity = seeks_capacity(objective)
+        self._first, self._rule, self._best = rule_for(workload, slo, objective, saturated, first)
 
     def ask(self) -> Load | None:
         """The next load to measure for one window, perhaps one that was measured before; None at the end."""
+        level = self._next_level()
+        self.is_cut = level is not None and self.is_hopeless
+        return None if level is None or self.is_cut else self._load(level)
+
+    def _next_level(self) -> float | None:
         if self._asks >= MAX_ASKS:
             return None
-        if not self._points:
-            return self._load(self._first)
-        points = self._ascending()
-        level = self._rule(points)
+        if not self._asks and self._first not in self._points:
+            return self._first
+        level = self._rule(self._curve())
         if level is None or level in self._points:
-            level = self._doubtful(points)
-        return None if level is None else self._load(level)
+            level = self._undecided()
+        return level
 
     def tell(self, load: Load, measured: Measurement | None) -> None:
         """Takes in what `load` showed.
@@ -106,47 +120,190 @@ class LoadSearch:
             measured: of all windows under this load so far, pooled; None where nothing was completed.
         """
         self._asks += 1
-        level = load.concurrency if isinstance(load, ClosedLoad) else load.rate
-        before = self._points.get(level)
-        times = before.times + 1 if before else 1
-        throughput = measured.throughput.value if measured else 0.0
-        excess = latency_excess(self._limits, measured) if measured else math.inf
-        self._points[level] = Point(level, times, throughput, excess, _tail(self._limits, measured))
+        self._points = {level: point for level, point in self._points.items() if point.times}
+        before = self._points.get(level_of(load))
+        self._seen[level_of(load)] = measured
+        self._points[level_of(load)] = self._point(load, measured, (before.times if before else 0) + 1)
+        if self._misses_soft_limits_everywhere():
+            self._soften()
+
+    def hint(self, load: Load, measured: Measurement) -> None:
+        """Takes in a window of a warm-up, as a guide to the first load; after that it is forgotten.
+
+        It is of use where the largest load is looked for, and this is one of its kind.
+
+        Args:
+            load: need not be one that was asked.
+            measured: of the window.
+        """
+        if load.kind == workload_kind(self._workload) and self._seeks_capacity:
+            self._seen[level_of(load)] = measured
+            self._points[level_of(load)] = self._point(load, measured, 0)
 
     def best(self) -> Load | None:
         """The load that decides about the candidate: the least violating one if none keeps the limits.
 
         None before anything was completed.
         """
-        points = [point for point in self._ascending() if point.throughput > 0]
-        return self._load(self._best(points).level) if points else None
+        point = self._measured()
+        return self._load(point.level) if point else None
+
+    def capacity(self) -> Interval | None:
+        """What the candidate can do within the limits: inferences a second at `best()`.
+
+        The interval holds what is not known about the throughput there, and about where the limits end. None
+        before anything was completed.
+        """
+        point = self._measured()
+        return self._curve().capacity(point, self._ceiling) if point else None
+
+    def _point(self, load: Load, measured: Measurement | None, times: int) -> Point:
+        if measured is None:
+            return Point(level_of(load), times, Interval(value=0), math.inf)
+        return Point(
+            level_of(load),
+            times,
+            measured.throughput,
+            latency_excess(self._limits, measured, self._queue_ms),
+            _tail(self._limits, measured),
+            _error(self._limits, measured),
+        )
 
     def _ascending(self) -> list[Point]:
         return sorted(self._points.values(), key=lambda point: point.level)
 
-    def _doubtful(self, points: Sequence[Point]) -> float | None:
-        """The level that decides, or a stray one that ends the bracket: another window could change it."""
-        if not self._limits:
+    def _curve(self) -> Curve:
+        return Curve(self._ascending())
+
+    def _deciding(self) -> Point | None:
+        points = [point for point in self._ascending() if point.throughput.value > 0]
+        return self._best(points) if points else None
+
+    def _worthiest(self, points: Sequence[Point]) -> Point:
+        """The largest throughput within the hard limits, less what missing soft ones costs."""
+
+        def worth(point: Point) -> float:
+            measured = self._seen[point.level]
+            cost = soft_cost(soft_violations(self._slo, measured)) if measured else 0.0
+            return math.log(point.throughput.value) - cost
+
+        able = [point for point in points if point.excess <= 0]
+        return max(able, key=worth) if able else within(points)
+
+    def _misses_soft_limits_everywhere(self) -> bool:
+        """Whether the smallest load there is was measured and misses a limit, of which some are soft."""
+        is_soft = any(name in self._slo.soft for name in [*_full(self._limits), "avg_queue_ms"])
+        lowest = self._workload.rate if isinstance(self._workload, OpenWorkload) else 1.0
+        point = self._points.get(lowest)
+        if self._is_softened or not is_soft or not self._seeks_capacity:
+            return False
+        return point is not None and point.times > 0 and point.excess > 0
+
+    def _soften(self) -> None:
+        """Goes on with the hard limits alone."""
+        self._is_softened = True
+        self._limits, self._queue_ms = latency_limits(self._slo.hard), self._slo.hard.get("avg_queue_ms")
+        self._rule, _ = capacity_rule(self._workload, self._is_limited)
+        self._best = self._worthiest
+        for level, point in self._points.items():
+            self._points[level] = self._point(self._load(level), self._seen[level], point.times)
+
+    def _measured(self) -> Point | None:
+        """The one that decides of those with windows of their own; of what the warm-up saw without any."""
+        points = [point for point in self._ascending() if point.throughput.value > 0]
+        seen = [point for point in points if point.times] or points
+        return self._best(seen) if seen else None
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the incumbent is better at any load within the limits.
+
+        Above a load that breaks them there is none, and below it throughput is not larger.
+        """
+        if self._incumbent is None or not self._is_limited:
+            return False
+        if self._asks and self._is_beaten():
+            return True
+        wanted = HOPELESS * _at_least(self._incumbent)
+        points = self._ascending()
+        beyond = [p for p in points if p.excess > _FAR or (p.times >= 2 and p.surely_beyond)]
+        if not beyond:
+            return False
+        if isinstance(self._workload, OpenWorkload):
+            return beyond[0].level * self._workload.request_batch < wanted
+        below = [point for point in points if point.level <= beyond[0].level]
+        return max(_SLACK * _at_most(point.throughput) for point in below) < wanted
+
+    @property
+    def _is_limited(self) -> bool:
+        """Whether there is a limit that a larger load breaks."""
+        return bool(self._limits) or self._queue_ms is not None
+
+    def _undecided(self) -> float | None:
+        """The level that decides, or a stray one that ends the bracket, if another window could matter."""
+        points = self._ascending()
+        deciding = self._deciding()
+        if deciding is None:
             return None
-        low, high = _bracket(points)
-        if low and high and high.times < _TIMES and high.tail > _STRAY * low.tail:
-            return high.level
-        deciding = self._best(points)
-        near = -_NEAR < deciding.excess < _NEAR
-        return deciding.level if near and deciding.times < _TIMES else None
+        if deciding.times == 0:
+            return deciding.level
+        if self._is_limited and len(points) > 1:
+            below, above = Curve(points).bracket
+            if below is not None and above is not None and _is_stray(points[below], points[above]):
+                return points[above].level
+        if deciding.times >= MOST_WINDOWS:
+            return None
+        if deciding.times < 2 and self._is_limited and abs(deciding.excess) < _NEAR:
+            return deciding.level
+        is_wide = _half_width(deciding.throughput) > PRECISION
+        return deciding.level if is_wide and self._seeks_capacity else None
+
+    def _is_beaten(self) -> bool:
+        """Whether the incumbent is better: more windows would hardly change that."""
+        capacity = self.capacity()
+        if self._incumbent is None or capacity is None:
+            return False
+        return _at_most(capacity) < _at_least(self._incumbent)
 
     def _load(self, level: float) -> Load:
-        batch = self._workload.request_batch
-        if isinstance(self._workload, ClosedWorkload):
-            return ClosedLoad(concurrency=int(level), request_batch=batch)
-        return OpenLoad(rate=level, distribution=self._workload.arrival, request_batch=batch)
+        return load_at(self._workload, level)
 
 
-def latency_excess(limits: Mapping[Percentile, float], measured: Measurement) -> float:
-    """By how much the worst latency limit is missed, relative to it; a rate not sustained misses it too."""
-    excess = max(
-        (measured.latency_ms[name].value / limit - 1 for name, limit in limits.items()), default=-1.0
-    )
+class LoadLadder(LoadSearch):
+    """Asks every load of a geometric ladder once, for ground truth: nothing is derived, nothing cut short.
+
+    Closed loop: one client, two, four and so on up to `max_concurrency`. Open loop: `rate` and so on by half
+    as much again up to `max_rate`.
+    """
+
+    def ask(self) -> Load | None:
+        """The next load of the ladder; None at its end."""
+        levels = ladder(self._workload)
+        return self._load(levels[self._asks]) if self._asks < len(levels) else None
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Never: ground truth is whole."""
+        return False
+
+    def hint(self, load: Load, measured: Measurement) -> None:
+        """Does without hints."""
+
+
+def latency_excess(
+    limits: Mapping[Percentile, float], measured: Measurement, queue_ms: float | None = None
+) -> float:
+    """By how much the worst limit is missed, relative to it; a rate not sustained misses it too.
+
+    Args:
+        limits: of latency.
+        measured: what was seen.
+        queue_ms: limit of the time in the queue.
+    """
+    excesses = [measured.latency_ms[name].value / limit - 1 for name, limit in limits.items()]
+    if queue_ms is not None and measured.queue_ms is not None:
+        excesses.append(measured.queue_ms / queue_ms - 1)
+    excess = max(excesses, default=-1.0)
     if measured.sustained:
         return excess
     done = measured.throughput.value / measured.load.request_batch
@@ -154,218 +311,49 @@ def latency_excess(limits: Mapping[Percentile, float], measured: Measurement) ->
     return max(excess, rate / done - 1 if done else math.inf, _NEAR / 2)
 
 
-def _tail(limits: Mapping[Percentile, float], measured: Measurement | None) -> float:
-    if measured is None or not limits or "avg" not in measured.latency_ms:
+def _tail(limits: Mapping[Percentile, float], measured: Measurement) -> float:
+    if not limits or "avg" not in measured.latency_ms:
         return 0.0
     return max(measured.latency_ms[name].value for name in limits) / measured.latency_ms["avg"].value
 
 
-def _rule_for(
-    workload: Workload, slo: Slo, objective: Objective, saturated: Measurement | None
-) -> tuple[float, Rule, Callable[[Sequence[Point]], Point]]:
-    """First level, rule and choice for what the objective needs."""
-    seeks_capacity = "throughput" in weights_of(objective)
-    limits = latency_limits(slo)
-    if isinstance(workload, OpenWorkload):
-        if not seeks_capacity:
-            return workload.rate, _stay, _within
-        done = saturated.throughput.value / workload.request_batch if saturated else None
-        ceiling = max(workload.rate, workload.max_rate or _MAX_RATE * workload.rate)
-        return workload.rate, _OpenCapacity(workload.rate, ceiling, done), _largest_within
-    if not seeks_capacity:
-        if slo.min_throughput is None:
-            return 1, _stay, _within
-        reach = _Reach(slo.min_throughput, workload.max_concurrency)
-        return 1, reach, reach.choose
-    first = _first_guess(limits, workload.max_concurrency, saturated)
-    if limits:
-        return first, _ClosedCapacity(workload.max_concurrency), _within
-    return first, _Knee(workload.max_concurrency), _knee
+def _error(limits: Mapping[Percentile, float], measured: Measurement) -> float:
+    """Standard error of the logarithm of the latency that misses its limit most.
 
-
-def _stay(_points: Sequence[Point]) -> float | None:
-    return None
-
-
-def _within(points: Sequence[Point]) -> Point:
-    """The highest throughput within the limits, else the least violating."""
-    able = [point for point in points if point.excess <= 0]
-    if able:
-        return max(able, key=lambda point: (point.throughput, -point.level))
-    return min(points, key=lambda point: (point.excess, point.level))
-
-
-def _largest_within(points: Sequence[Point]) -> Point:
-    """The highest rate that all below it are kept within the limits too, else the lowest."""
-    kept = points[0]
-    for point in points:
-        if point.excess > 0:
-            break
-        kept = point
-    return kept
-
-
-def _knee(points: Sequence[Point]) -> Point:
-    """The lowest load that no other beats by 2%."""
-    top = max(point.throughput for point in points)
-    return next(point for point in points if point.throughput * (1 + GAIN) >= top)
-
-
-def _first_guess(limits: Mapping[Percentile, float], ceiling: int, saturated: Measurement | None) -> float:
-    """Little's law: clients = throughput x average latency, at the average that belongs to the limit."""
-    if saturated is None or not isinstance(saturated.load, ClosedLoad):
-        return min(4, ceiling)
-    if not limits:
-        return min(saturated.load.concurrency, ceiling)
-    averages = [limit / (_TAIL_RATIO if name in ("p99", "p95") else 1) for name, limit in limits.items()]
-    requests = saturated.throughput.value / saturated.load.request_batch
-    return min(ceiling, max(1, math.floor(requests * min(averages) / 1000)))
-
-
-@dataclass(frozen=True, slots=True)
-class _ClosedCapacity:
-    """The most clients within the limits, up to `ceiling`; ends early where more clients bring nothing."""
-
-    ceiling: int
-
-    def __call__(self, points: Sequence[Point]) -> float | None:
-        low, high = _bracket(points)
-        if low is None:
-            assert high is not None  # there is at least one point
-            return None if high.level <= 1 else max(1, min(high.level - 1, math.floor(_shrunk(high))))
-        if high is None:
-            # One short window may be off by a tenth: a single step without gain proves little. Near the limit
-            # more clients bring more only below saturation, where latency does not rise with them.
-            is_near = low.excess > -_STEP
-            if low.level >= self.ceiling or _flat(points, steps=2) or (is_near and not _scales(points)):
-                return None
-            farther = low.level * _APART if is_near else low.level / max(1 + low.excess, 1 / _FARTHEST)
-            return min(self.ceiling, max(low.level + 1, math.floor(farther)))
-        if high.level - low.level <= max(1, _STEP * low.level):
-            return None
-        gains_nothing = 0 < high.throughput < low.throughput * (1 + GAIN)
-        if gains_nothing and high.level <= _CLOSE * low.level:
-            return None
-        between = math.floor(_interpolated(low, high))
-        return min(high.level - 1, max(low.level + 1, between))
-
-
-@dataclass(frozen=True, slots=True)
-class _OpenCapacity:
-    """The highest rate within the limits, from `rate` up to `ceiling`; over at once if `rate` is not carried.
-
-    `done` is the requests a second that a short closed-loop window at saturation completed.
+    The end that a sample is too small for is taken to be twice as far away as the other one.
     """
-
-    rate: float
-    ceiling: float
-    done: float | None
-
-    def __call__(self, points: Sequence[Point]) -> float | None:
-        low, high = _bracket(points)
-        if low is None or points[0].excess > 0:
-            return None
-        if high is None:
-            if low.level >= self.ceiling:
-                return None
-            guess = min(0.8 * self.done if self.done else 2 * low.level, _FARTHEST * low.level)
-            return min(self.ceiling, max(1.3 * low.level, guess))
-        if high.level <= low.level * (1 + _STEP):
-            return None
-        return math.sqrt(low.level * high.level)
+    worst = max(limits, key=lambda name: measured.latency_ms[name].value / limits[name], default=None)
+    if worst is None:
+        return 0.0
+    seen = measured.latency_ms[worst]
+    if seen.low is None or seen.low <= 0:
+        return 0.0
+    below = math.log(seen.value / seen.low)
+    above = math.log(seen.high / seen.value) if seen.high is not None else 2 * below
+    return (below + above) / 2 / _NORMAL
 
 
-@dataclass(frozen=True, slots=True)
-class _Knee:
-    """The load above which twice the clients gain less than 2%."""
-
-    ceiling: int
-
-    def __call__(self, points: Sequence[Point]) -> float | None:
-        if points[-1].level < self.ceiling and not _flat(points):
-            return min(self.ceiling, 2 * points[-1].level)
-        top = max(point.throughput for point in points)
-        lowest = points[0]
-        if lowest.level > 1 and lowest.throughput * (1 + GAIN) >= top:
-            return max(1, lowest.level // 2)
-        return None
+def _is_stray(low: Point, high: Point) -> bool:
+    """Whether the end of a bracket rests on a tail, seen once, that is out of proportion."""
+    return high.times < 2 and high.tail > _STRAY * low.tail > 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Reach:
-    """The fewest clients that bring `throughput` inferences a second."""
-
-    throughput: float
-    ceiling: int
-
-    def __call__(self, points: Sequence[Point]) -> float | None:
-        short = [point for point in points if point.throughput < self.throughput]
-        there = [point for point in points if point.throughput >= self.throughput]
-        if not short:
-            return None
-        low = short[-1]
-        if not there:
-            if low.level >= self.ceiling or _flat(points):
-                return None
-            factor = min(_FARTHEST, self.throughput / low.throughput) if low.throughput else 2.0
-            return min(self.ceiling, max(low.level + 1, math.ceil(low.level * factor)))
-        high = there[0]
-        if high.level - low.level <= max(1, _STEP * low.level):
-            return None
-        return (low.level + high.level) // 2
-
-    def choose(self, points: Sequence[Point]) -> Point:
-        """The fewest clients that are enough, else those that bring most."""
-        there = [point for point in points if point.throughput >= self.throughput]
-        return there[0] if there else max(points, key=lambda point: point.throughput)
+def _at_least(seen: Interval) -> float:
+    """One standard error below what was seen; the value itself where that is unknown."""
+    return seen.value if seen.low is None else seen.value - (seen.value - seen.low) / _NORMAL
 
 
-def _bracket(points: Sequence[Point]) -> tuple[Point | None, Point | None]:
-    """The largest level within the limits and the smallest beyond, on the nearest rising curve."""
-    rising = _isotonic(points)
-    within = sum(excess <= 0 for excess in rising)
-    return (points[within - 1] if within else None, points[within] if within < len(points) else None)
+def _at_most(seen: Interval) -> float:
+    """One standard error above what was seen; the value itself where that is unknown."""
+    return seen.value if seen.high is None else seen.value + (seen.high - seen.value) / _NORMAL
 
 
-def _isotonic(points: Sequence[Point]) -> list[float]:
-    """Excesses made to rise with the level: neighbours that fall are pooled, weighted by their windows."""
-    pools: list[tuple[float, int, int]] = []  # mean, weight, members
-    for point in points:
-        mean, weight, members = point.excess, point.times, 1
-        while pools and pools[-1][0] > mean:
-            other, other_weight, others = pools.pop()
-            mean = (mean * weight + other * other_weight) / (weight + other_weight)
-            weight, members = weight + other_weight, members + others
-        pools.append((mean, weight, members))
-    return [mean for mean, _, members in pools for _ in range(members)]
+def _half_width(seen: Interval) -> float:
+    """Half of an interval, relative to its value; 0 where it is unknown: another window would not help."""
+    if seen.low is None or seen.high is None or seen.value <= 0:
+        return 0.0
+    return (seen.high - seen.low) / 2 / seen.value
 
 
-def _flat(points: Sequence[Point], steps: int = 1) -> bool:
-    """Whether the highest `steps` levels, well above the others, gained less than 2% over these."""
-    below, above = points[:-steps], points[-steps:]
-    if not below or above[-1].level < _APART * below[-1].level:
-        return False
-    top = max(point.throughput for point in below)
-    return max(point.throughput for point in above) < top * (1 + GAIN)
-
-
-def _scales(points: Sequence[Point]) -> bool:
-    """Whether the last step brought at least half of what its share of more load could; one point may."""
-    if len(points) < 2:
-        return True
-    before, last = points[-2], points[-1]
-    possible = last.level / before.level - 1
-    return last.throughput >= before.throughput * (1 + possible / 2)
-
-
-def _shrunk(high: Point) -> float:
-    """A lower level that should keep the limits: latency is proportional to clients at saturation."""
-    return high.level / min(_FARTHEST, 1 + high.excess)
-
-
-def _interpolated(low: Point, high: Point) -> float:
-    """Where the excess should be 0, on logarithmic scales, not too near to either end."""
-    ratio_low, ratio_high = math.log1p(max(low.excess, -0.99)), math.log1p(min(high.excess, 1e6))
-    share = -ratio_low / (ratio_high - ratio_low) if ratio_high > ratio_low else 0.5
-    share = min(0.8, max(0.2, share))
-    return math.exp(math.log(low.level) * (1 - share) + math.log(high.level) * share)
+def _full(limits: Mapping[Percentile, float]) -> list[str]:
+    return [f"{name}_latency_ms" for name in limits]

@@ -3,38 +3,53 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, OpenLoad
+from tritonc.schemas.errors import LoadGeneratorError
+from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement, OpenLoad
 from tritonc.schemas.spec import Accuracy, ClosedWorkload, Slo, Workload
 from tritonc.tuner.engines import Server, ServerFailure, Statistics
 from tritonc.tuner.faults import fault
 from tritonc.tuner.inputs import Inputs
 from tritonc.tuner.load_search import LoadSearch
-from tritonc.tuner.objective import Objective, latency_limits, objective_value, violations
+from tritonc.tuner.noise import NoiseFloor, noise_floor
+from tritonc.tuner.objective import (
+    Objective,
+    latency_limits,
+    lowered,
+    objective_value,
+    soft_cost,
+    soft_violations,
+    violations,
+    weights_of,
+)
 from tritonc.tuner.perf_analyzer import LoadData, NoWindow, PerfAnalyzer
 from tritonc.tuner.sample import Sample, pooled
-from tritonc.tuner.statistics import settled
+from tritonc.tuner.statistics import rate_stretches, settled
 from tritonc.tuner.verify import Reference, verify
 
 WINDOW_S = 1.0
-"""One step of load; longer where that would see few requests."""
+"""One step of load; longer where that would see few requests, shorter where it would see very many."""
 
 _OPEN_S = 1.5  # a growing queue shows more clearly, and the 99th percentile is what an open load is about
 _LONGEST_S = 3.0
 _REQUESTS_IN_SIGHT = 4  # a window of so many requests' time sees completions in each of its thirds
 _SLOWEST_S = 30.0  # a model of ten seconds an execution can be measured
 _HOPELESS = 12.0  # times the latency limit: a third of a window passes without a completion
+_SHORTEST_S = 0.5
 _REQUESTS = 40  # completed in a step, where its length allows
+_MANY_REQUESTS = 400  # a p99 has an upper bound from 368 on (design/search.md, fact 5)
 _WARM_UP_S = 0.3
 _WARM_UPS = 4
 _WARM_UP_CAP_S = 2.0  # no further window is begun then
 _WARM = 0.1  # short windows differ by 3 to 8% anyway (design/search.md, fact 5)
+_WARM_REQUESTS = 40  # with fewer, the halves of a window say nothing about each other
 _CLIENTS = 8  # at saturation on most configurations; the load search goes on from there
+_ANOTHER_TRY = ("generator", "unknown")  # the load generator's statistics calls fail now and then
 _DRAIN_S = 3.0  # an overloaded server gets no more work than it does in this time
 _IDLE_S = 20.0
 _POLL_S = 0.05
@@ -51,15 +66,15 @@ class Seconds:
     warm_up: float = 0.0
     verify: float = 0.0
     steps: float = 0.0
-    settle: float = 0.0
-    """Waiting until the instances of the candidate before are gone."""
+    noise: float = 0.0
+    """Windows for the noise floor; the baseline's first trial has them."""
     own: float = 0.0
     """None of these: tritonc itself, and asking the server how it is."""
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.load + self.warm_up + self.verify + self.steps + self.settle + self.own
+        return self.load + self.warm_up + self.verify + self.steps + self.noise + self.own
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +84,14 @@ class Capacity:
     Attributes:
         measurement: at that load.
         steps: every load that was measured, ascending.
-        violations: by how much each limit is missed, relative to it; not above 0 where it is kept.
+        violations: by how much each hard limit is missed, relative to it; not above 0 where it is kept.
         objective: larger is better.
+        soft: by how much each soft limit is missed, as `violations`.
+        lowered: the objective, worse by what missing soft limits costs; None where that is nothing.
+        interval: throughput within the limits, with what is not known about where these end.
+        is_cut: it was left early, as the best candidate is better at any load within the limits.
+        noise: the noise floor, with what the windows of this trial add to it; None where it is not known.
+        members: of a joint candidate: what was measured of each model, by its name.
     """
 
     measurement: Measurement
@@ -79,6 +100,32 @@ class Capacity:
     violations: Mapping[str, float]
     objective: float
     seconds: Seconds = field(default_factory=Seconds)
+    interval: Interval | None = None
+    is_cut: bool = False
+    noise: NoiseFloor | None = None
+    soft: Mapping[str, float] = field(default_factory=dict)
+    lowered: float | None = None
+    members: Mapping[str, Measurement] = field(default_factory=dict)
+
+    @property
+    def worth(self) -> float:
+        """By what capacities that keep the SLO are ranked."""
+        return self.objective if self.lowered is None else self.lowered
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a study knows before it measures a candidate.
+
+    Attributes:
+        first: the load at which the candidate's limits are expected to end.
+        incumbent: the objective of the best candidate that keeps the SLO, with its interval.
+        noise: the machine's noise floor.
+    """
+
+    first: Load | None = None
+    incumbent: Interval | None = None
+    noise: NoiseFloor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +136,8 @@ class Bench:
         data: what the load generator sends.
         inputs: what outputs are compared on.
         seed: of the times of Poisson arrivals.
+        load_search: decides which loads a candidate is put under.
+        price_per_hour: of the target, for cost.
     """
 
     generator: PerfAnalyzer
@@ -99,6 +148,20 @@ class Bench:
     objective: Objective
     accuracy: Accuracy
     seed: int = 0
+    load_search: type[LoadSearch] = LoadSearch
+    price_per_hour: float = 1.0
+
+    def value(self, measured: Measurement, baseline: Measurement | None) -> float:
+        """The objective, larger is better; see `objective_value`."""
+        return objective_value(self.objective, self.slo, measured, baseline, self.price_per_hour)
+
+    @property
+    def counts_energy(self) -> bool:
+        """Whether the objective is about energy."""
+        return "energy" in weights_of(self.objective)
+
+
+NOTHING_KNOWN = Known()
 
 
 def measure_capacity(
@@ -111,6 +174,9 @@ def measure_capacity(
     baseline: Measurement | None = None,
     loaded_s: float | None = None,
     on_load: OnLoad = lambda _load: None,
+    leaving: Callable[[], Set[int]] = frozenset,
+    known: Known = NOTHING_KNOWN,
+    noise_windows: int = 0,
 ) -> Capacity | Failure:
     """Loads the candidate, compares its outputs, warms it up, and finds the load that decides about it.
 
@@ -123,10 +189,21 @@ def measure_capacity(
         baseline: what a weighted objective compares with.
         loaded_s: the seconds it took to load where it is loaded already; None to load it here.
         on_load: told each load before it is measured; None for the warm-up.
+        leaving: processes of the candidate before that may not be gone yet; their memory does not count.
+        known: what the study knows.
+        noise_windows: of the load that decides, after all others, for the noise floor; 0 to believe `known`.
     """
-    trial = _Trial(server, model, bench, max_batch_size, on_load)
+    trial = _Trial(
+        server,
+        model,
+        bench,
+        max_batch_size,
+        on_load,
+        leaving=leaving,
+        known=known,
+    )
     try:
-        return trial.capacity(reference, baseline, loaded_s)
+        return trial.capacity(reference, baseline, loaded_s, noise_windows)
     except ServerFailure as err:
         return err.failure
 
@@ -140,6 +217,8 @@ def take_sample(
     *,
     cap_s: float = 30.0,
     seed: int | None = None,
+    window_s: float = WINDOW_S,
+    leaving: Callable[[], Set[int]] = frozenset,
 ) -> Sample | Failure:
     """Windows of one load until at least `min_requests` requests were completed; see `sample.pooled`.
 
@@ -151,10 +230,12 @@ def take_sample(
         min_requests: how many requests; at least one window is run.
         cap_s: no further window is begun after this many seconds.
         seed: of Poisson arrivals, other than the bench's.
+        window_s: of the first window, and of others at least.
+        leaving: as in `measure_capacity`.
     """
-    trial = _Trial(server, model, bench, 0, lambda _load: None, seed)
+    trial = _Trial(server, model, bench, 0, lambda _load: None, seed, leaving=leaving)
     began = time.monotonic()
-    window_s = WINDOW_S
+    shortest_s = window_s
     if isinstance(load, OpenLoad):
         window_s = min(_FIXED_S, max(window_s, min_requests / load.rate))
     samples: list[Sample] = []
@@ -167,9 +248,10 @@ def take_sample(
             missing = min_requests - sum(each.requests for each in samples)
             left_s = cap_s - (time.monotonic() - began)
             if missing <= 0 or left_s <= 0:
-                return Sample.joined(samples)
+                memory, gpu_memory = trial.memory_bytes()
+                return replace(Sample.joined(samples), memory_bytes=memory, gpu_memory_bytes=gpu_memory)
             needed_s = 1.1 * missing / max(1e-9, sample.request_rate)
-            window_s = max(WINDOW_S, min(needed_s, _FIXED_S, left_s))
+            window_s = max(shortest_s, min(needed_s, _FIXED_S, left_s))
     except ServerFailure as err:
         return err.failure
 
@@ -210,6 +292,8 @@ class _Trial:
     max_batch_size: int
     on_load: OnLoad
     seed: int | None = None
+    leaving: Callable[[], Set[int]] = frozenset
+    known: Known = NOTHING_KNOWN
     rng: np.random.Generator = field(init=False)
     shortest_s: float = field(init=False, default=0.0)
     clock: _Clock = field(init=False, default_factory=_Clock)
@@ -219,7 +303,11 @@ class _Trial:
         self.rng = np.random.default_rng(self.bench.seed if self.seed is None else self.seed)
 
     def capacity(
-        self, reference: Reference | None, baseline: Measurement | None, loaded_s: float | None
+        self,
+        reference: Reference | None,
+        baseline: Measurement | None,
+        loaded_s: float | None,
+        noise_windows: int,
     ) -> Capacity | Failure:
         if loaded_s is None:
             with self.clock.counting("load"):
@@ -233,20 +321,70 @@ class _Trial:
             self.shortest_s = min(_LONGEST_S, _REQUESTS_IN_SIGHT * request_s)
         self.on_load(None)
         self.phase = "warm_up"
-        saturated = self._warm_up()
-        if isinstance(saturated, Failure):
-            return saturated
-        bench = self.bench
-        search = LoadSearch(bench.workload, bench.slo, bench.objective, saturated=saturated)
+        warm = self._warm_up()
+        if isinstance(warm, Failure):
+            return warm
         self.phase = "steps"
-        samples = self._steps(search, saturated)
+        search = self._search(warm)
+        samples = self._steps(search, warm)
         if isinstance(samples, Failure):
             return samples
         best = search.best()
         if best is None:
             return Failure(reason="no_result", detail="nothing was completed under any load")
-        found = _capacity(bench, best, samples, baseline)
-        return replace(found, seconds=self.clock.seconds(loaded_s or 0.0))
+        self.phase = "noise"
+        noise = self._noise(best, samples, noise_windows) if noise_windows else None
+        if isinstance(noise, Failure):
+            return noise
+        if noise is not None:
+            search.tell(best, pooled(samples[best], noise))
+        else:
+            noise = noise_floor(
+                [window for each in samples[best] for window in each.windows], self.known.noise
+            )
+        load_s = loaded_s or self.clock.spent("load")
+        memory, gpu_memory = self.memory_bytes()
+        whole = {
+            load: replace(
+                Sample.joined(each), memory_bytes=memory, gpu_memory_bytes=gpu_memory, load_s=load_s
+            )
+            for load, each in samples.items()
+        }
+        return replace(
+            _capacity(self.bench, best, whole, baseline, self.known.noise or noise),
+            seconds=self.clock.seconds(loaded_s or 0.0),
+            interval=search.capacity(),
+            is_cut=search.is_cut,
+            noise=noise,
+        )
+
+    def _search(self, warm: Sample | None) -> LoadSearch:
+        bench, known = self.bench, self.known
+        saturated = pooled([warm], known.noise) if warm else None
+        search = bench.load_search(
+            bench.workload,
+            bench.slo,
+            bench.objective,
+            saturated=saturated,
+            first=known.first,
+            incumbent=known.incumbent,
+        )
+        if saturated is not None:
+            search.hint(saturated.load, saturated)
+        return search
+
+    def _noise(
+        self, load: Load, samples: dict[Load, list[Sample]], count: int
+    ) -> NoiseFloor | Failure | None:
+        """The noise floor, from windows of one load; they count for its measurement, too."""
+        self.on_load(load)
+        rate = samples[load][-1].request_rate
+        for _ in range(count):
+            sample = self.window(load, _step_s(load, rate))
+            if isinstance(sample, NoWindow):
+                return None if sample.reason == "too_slow" else self.failure(sample)
+            samples[load].append(sample)
+        return noise_floor([window for sample in samples[load][-count:] for window in sample.windows])
 
     def _verify(self, reference: Reference) -> Failure | None:
         bench = self.bench
@@ -259,37 +397,41 @@ class _Trial:
             max_batch_size=self.max_batch_size,
         )
 
-    def _warm_up(self) -> Measurement | Failure | None:
-        """What the last of a few short windows at saturation showed; None where they showed nothing."""
-        workload = self.bench.workload
+    def _warm_up(self) -> Sample | Failure | None:
+        """The last of a few short windows at saturation; None where they showed nothing."""
+        workload, first = self.bench.workload, self.known.first
         most = workload.max_concurrency if isinstance(workload, ClosedWorkload) else _CLIENTS
-        load = ClosedLoad(concurrency=min(_CLIENTS, most), request_batch=workload.request_batch)
-        last, rates, began = None, [0.0], time.monotonic()
+        clients = first.concurrency if isinstance(first, ClosedLoad) else _CLIENTS
+        load = ClosedLoad(concurrency=min(clients, most), request_batch=workload.request_batch)
+        last, began = None, time.monotonic()
         for _ in range(_WARM_UPS):
             sample = self.window(load, _WARM_UP_S)
             if isinstance(sample, NoWindow):
                 return None if sample.reason == "too_slow" else self.failure(sample)
-            last = sample
-            rates.append(sample.request_rate)
-            if settled(rates[-2], rates[-1], _WARM) or time.monotonic() - began > _WARM_UP_CAP_S:
+            before, last = last, sample
+            if _is_warm(before, sample) or time.monotonic() - began > _WARM_UP_CAP_S:
                 break
-        return pooled([last]) if last else None
+        return last
 
-    def _steps(self, search: LoadSearch, saturated: Measurement | None) -> dict[Load, list[Sample]] | Failure:
-        """All that the search asked for, measured; a load that was too slow to see has no samples."""
+    def _steps(self, search: LoadSearch, warm: Sample | None) -> dict[Load, list[Sample]] | Failure:
+        """All that the search asked for, measured; a load that was too slow to see has no samples.
+
+        The last window of the warm-up stands for its load only where that had no window of its own.
+        """
         samples: dict[Load, list[Sample]] = {}
-        rate = saturated.throughput.value / saturated.load.request_batch if saturated else None
+        noise = self.known.noise
         while (load := search.ask()) is not None:
-            with self.clock.counting("settle"):
-                self.on_load(load)
-            sample = self.window(load, _step_s(load, rate))
+            self.on_load(load)
+            sample = self.window(load, _step_s(load, warm.request_rate if warm else None))
             if isinstance(sample, NoWindow):
                 if sample.reason != "too_slow":
                     return self.failure(sample)
-                search.tell(load, pooled(samples[load]) if load in samples else None)
+                search.tell(load, pooled(samples[load], noise) if load in samples else None)
                 continue
             samples.setdefault(load, []).append(sample)
-            search.tell(load, pooled(samples[load]))
+            search.tell(load, pooled(samples[load], noise))
+        if warm is not None and search.best() == warm.load:
+            samples.setdefault(warm.load, [warm])
         return samples
 
     def window(self, load: Load, window_s: float) -> Sample | NoWindow:
@@ -297,8 +439,8 @@ class _Trial:
         length_s = max(window_s, self.shortest_s)
         while True:
             sample = self._window(load, length_s)
-            if isinstance(sample, NoWindow) and sample.reason == "unknown":
-                sample = self._window(load, length_s)  # its statistics calls fail now and then
+            if isinstance(sample, NoWindow) and sample.reason in _ANOTHER_TRY:
+                sample = self._window(load, length_s)
             too_slow = isinstance(sample, NoWindow) and sample.reason == "too_slow"
             if not too_slow or length_s >= self._longest_s():
                 return sample
@@ -306,13 +448,14 @@ class _Trial:
 
     def _longest_s(self) -> float:
         """How long to look for a completion: not for long where the SLO would be missed by far anyway."""
-        limits = latency_limits(self.bench.slo).values()
+        limits = latency_limits(self.bench.slo.limits).values()
         return max(_LONGEST_S, min(_SLOWEST_S, _HOPELESS * max(limits) / 1000 if limits else _SLOWEST_S))
 
     def _window(self, load: Load, window_s: float) -> Sample | NoWindow:
         """One window, with what the server counted meanwhile."""
         before = self.server.statistics(self.model)
         bench = self.bench
+        energy_j = self.server.energy_j() if bench.counts_energy else None
         with self.clock.counting(self.phase):
             seen = bench.generator.run(
                 self.server.grpc_address, self.model, load, window_s, bench.data, rng=self.rng
@@ -322,8 +465,18 @@ class _Trial:
         if not seen.drained:
             self._wait_until_idle()
         counted = self.server.statistics(self.model).since(before)
-        memory, gpu_memory = self.server.memory_bytes(), self.server.gpu_memory_bytes()
-        return Sample(load, (seen,), counted, memory, gpu_memory)
+        if energy_j is not None:
+            after_j = self.server.energy_j()
+            energy_j = None if after_j is None else after_j - energy_j
+        return Sample(load, (seen,), counted, 0, None, energy_j=energy_j)
+
+    def memory_bytes(self) -> tuple[int, int | None]:
+        """What the server has now, with what its loads have made it take: host memory, and that of GPUs.
+
+        Adding up a server's pages takes the kernel 25 ms.
+        """
+        gone = self.leaving()
+        return self.server.memory_bytes(gone), self.server.gpu_memory_bytes(gone)
 
     def _slow_or(self, seen: NoWindow, before: Statistics) -> NoWindow:
         """`seen`, but a server that went on executing all the time is slow where it seems to hang."""
@@ -343,10 +496,30 @@ class _Trial:
             time.sleep(_POLL_S)
 
     def failure(self, seen: NoWindow) -> Failure:
-        """What was wrong, looking at the server."""
-        reasons = {"too_slow": "no_result", "deadline": "server_hung"}
+        """What was wrong, looking at the server.
+
+        Raises:
+            LoadGeneratorError: nothing that the candidate did.
+        """
+        reasons = {"too_slow": "no_result", "deadline": "server_hung", "generator": "no_result"}
         reason = reasons.get(seen.reason, "request_errors")
-        return fault(self.server, reason, seen.detail)  # type: ignore[arg-type]
+        found = fault(self.server, reason, seen.detail)  # type: ignore[arg-type]
+        if seen.reason == "generator" and found.reason == "no_result":
+            raise LoadGeneratorError(
+                f"there were two windows without a result; {seen.detail}",
+                "finished trials are kept: mend that, and run the command again",
+            )
+        return found
+
+
+def _is_warm(before: Sample | None, last: Sample) -> bool:
+    """Whether throughput rises no more, from one half of a window to the other or from window to window."""
+    window = last.windows[0]
+    if len(window.steady_latency_ms) >= _WARM_REQUESTS:
+        first, second = rate_stretches(window.done_s, window.steady_from_s, window.duration_s, 2)
+        if settled(first, second, _WARM):
+            return True
+    return before is not None and settled(before.request_rate, last.request_rate, _WARM)
 
 
 def _step_s(load: Load, rate: float | None) -> float:
@@ -354,7 +527,8 @@ def _step_s(load: Load, rate: float | None) -> float:
     if not rate:
         return WINDOW_S if isinstance(load, ClosedLoad) else _OPEN_S
     if isinstance(load, ClosedLoad):
-        return min(_LONGEST_S, max(WINDOW_S, (_REQUESTS + load.concurrency) / rate))
+        shortest = min(WINDOW_S, max(_SHORTEST_S, _MANY_REQUESTS / rate))
+        return min(_LONGEST_S, max(shortest, (_REQUESTS + load.concurrency) / rate))
     wanted = min(_LONGEST_S, max(_OPEN_S, _REQUESTS / min(rate, load.rate)))
     overload = load.rate / rate - 1
     return min(wanted, _DRAIN_S / overload) if overload > 0 else wanted
@@ -363,18 +537,22 @@ def _step_s(load: Load, rate: float | None) -> float:
 def _capacity(
     bench: Bench,
     best: Load,
-    samples: Mapping[Load, Sequence[Sample]],
+    samples: Mapping[Load, Sample],
     baseline: Measurement | None,
+    noise: NoiseFloor | None,
 ) -> Capacity:
-    steps = sorted((pooled(each) for each in samples.values()), key=_level)
-    measured = pooled(samples[best])
-    missed = violations(bench.slo, measured)
+    steps = sorted((pooled([each], noise) for each in samples.values()), key=_level)
+    measured = next(step for step in steps if step.load == best)
+    missed, soft = violations(bench.slo, measured), soft_violations(bench.slo, measured)
+    objective, cost = bench.value(measured, baseline), soft_cost(soft)
     return Capacity(
         measurement=measured,
         steps=tuple(steps),
         slo_met=all(value <= 0 for value in missed.values()),
         violations=missed,
-        objective=objective_value(bench.objective, bench.slo, measured, baseline),
+        objective=objective,
+        soft=soft,
+        lowered=lowered(bench.objective, objective, cost) if cost else None,
     )
 
 

@@ -19,11 +19,14 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import re
+import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +45,9 @@ Floats = npt.NDArray[np.float64]
 _WINDOWS = 3
 _STRETCH = 1.2  # a window of `-p` milliseconds lasts this much longer
 _START_S = 5.0  # 0.05 s on an idle machine
+_JUMP_S = 0.1  # its times are the wall clock's, which somebody may set
+_READINGS = 20  # of two clocks one after the other: one pair at least is not torn apart by other programs
+_SHORTEST = 0.3  # of the window asked for: less is no window
 _OPEN_THREADS = 4  # with one, a request waits for the one before to be serialised
 _CSV = "report.csv"
 _COLUMNS: Mapping[Percentile, str] = {
@@ -77,11 +83,12 @@ class NoWindow:
     Attributes:
         reason: "too_slow": a third of the window passed without a completion; "connection": the server was
             not there; "errors": it answered with errors; "deadline": it did not answer in time;
-            "unknown": something else, which another try may not meet.
+            "generator": the load generator failed, or a clock, and nothing was seen of the server; "unknown":
+            something else, which another try may not meet.
         detail: the load generator's own words.
     """
 
-    reason: Literal["too_slow", "connection", "errors", "deadline", "unknown"]
+    reason: Literal["too_slow", "connection", "errors", "deadline", "generator", "unknown"]
     detail: str
 
 
@@ -109,12 +116,16 @@ class PerfAnalyzer:
         env: its whole environment.
         version: its own version, for example "2.43.0".
         cores: the only cores it may run on; empty for all.
+        wall: the clock that its times are of, which may jump, in seconds.
+        steady: a clock that only grows, in seconds.
     """
 
     binary: Path
     env: Mapping[str, str]
     version: str
     cores: tuple[int, ...] = ()
+    wall: Callable[[], float] = time.time
+    steady: Callable[[], float] = time.monotonic
 
     def run(
         self,
@@ -144,6 +155,7 @@ class PerfAnalyzer:
         Raises:
             LoadGeneratorError: the program does not run.
         """
+        deadline_s = _START_S + window_s + drain_s
         with tempfile.TemporaryDirectory(prefix="tritonc-load-") as folder:
             export = Path(folder) / "export.json"
             planned = plan(load, window_s, rng) if isinstance(load, OpenLoad) else np.empty(0)
@@ -155,8 +167,22 @@ class PerfAnalyzer:
                 *("--profile-export-file", str(export), "-f", str(Path(folder, _CSV)), "--verbose-csv"),
                 *_load_arguments(load, planned, Path(folder)),
             ]
-            code, output = self._execute(arguments, _START_S + window_s + drain_s)
-            return _result(load, window_s, planned, export, code, output)
+            before_s = self._ahead_s()
+            code, output = self._execute(arguments, deadline_s)
+            jump_s = self._ahead_s() - before_s
+            if abs(jump_s) > _JUMP_S:
+                return NoWindow(
+                    "generator", f"this machine's clock jumped by {jump_s:+.3g} s within a window"
+                )
+            return _result(load, window_s, planned, export, code, output, deadline_s)
+
+    def _ahead_s(self) -> float:
+        """How far the wall clock is ahead of the steady one, by the closest of a few readings of both."""
+        readings = []
+        for _ in range(_READINGS):
+            before, wall, after = self.steady(), self.wall(), self.steady()
+            readings.append((after - before, wall - (before + after) / 2))
+        return min(readings)[1]
 
     def _execute(self, arguments: list[str], deadline_s: float) -> tuple[int | None, str]:
         """Exit code (None: killed at the deadline) and all it said."""
@@ -212,17 +238,29 @@ def plan(load: OpenLoad, window_s: float, rng: np.random.Generator) -> Floats:
 
 
 def _result(
-    load: Load, window_s: float, planned: Floats, export: Path, code: int | None, output: str
+    load: Load,
+    window_s: float,
+    planned: Floats,
+    export: Path,
+    code: int | None,
+    output: str,
+    deadline_s: float,
 ) -> Window | NoWindow:
     if code is not None and code < 0:
-        raise LoadGeneratorError(f"perf_analyzer was killed by signal {-code}", "run the command again")
-    requests = None if code else _exported(export)
+        return NoWindow("generator", f"perf_analyzer was ended by {_signal_text(-code)}")
+    requests, unusable = None, ""
+    if not code:
+        try:
+            requests = _exported(export, _SHORTEST * window_s, deadline_s)
+        except ValueError as err:
+            unusable = f"perf_analyzer wrote a report that cannot be used: {err}"
     late = _DELAYED.search(output)
     warnings = [f"{late[0]} by the load generator"] if late else []
     if requests is None:
         summary = _summary(export.with_name(_CSV), output) if code == 0 else None
         if summary is None:
-            return _no_window(code, output)
+            found = _no_window(code, output)
+            return NoWindow("generator", unusable) if unusable and found.reason == "unknown" else found
         nothing = np.empty(0)
         warnings.append("the load generator gave no times of single requests: intervals are unknown")
         return Window(
@@ -239,20 +277,39 @@ def _result(
         delayed=late is not None,
         drained=code is not None,
         warnings=tuple(warnings),
+        began_s=begin_ns / 1e9,
     )
 
 
-def _exported(export: Path) -> tuple[Any, Any, int, int] | None:
-    """Send times, completion times, begin and end in nanoseconds; None where the export holds no request."""
+def _signal_text(number: int) -> str:
+    """A signal by number and name, and who usually sends it."""
+    senders: dict[int, str] = {
+        signal.SIGKILL: ", as the kernel ends what takes too much memory",
+        signal.SIGXFSZ: ": raise the limit of a file's size (ulimit -f)",
+    }
+    return f"signal {number} ({signal.strsignal(number) or 'unknown'}){senders.get(number, '')}"
+
+
+def _exported(export: Path, shortest_s: float, longest_s: float) -> tuple[Any, Any, int, int] | None:
+    """Send times, completion times, begin and end in nanoseconds; None where the export holds no request.
+
+    Raises:
+        ValueError: it cannot be read, or its times cannot be those of a window between these lengths.
+    """
     try:
         experiment = json.loads(export.read_bytes())["experiments"][0]
         requests = experiment["requests"]
-        bounds = experiment["window_boundaries"]
-        send = np.array([request["timestamp"] for request in requests], np.int64)
-        done = np.array([request["response_timestamps"][-1] for request in requests], np.int64)
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-    return (send, done, bounds[0], bounds[-1]) if len(send) and bounds[-1] > bounds[0] else None
+        begin, end = (int(experiment["window_boundaries"][place]) for place in (0, -1))
+        send = np.array([int(request["timestamp"]) for request in requests], np.int64)
+        done = np.array([int(request["response_timestamps"][-1]) for request in requests], np.int64)
+        if not len(send):
+            return None
+        times_s = np.concatenate([done - send, send - (begin - round(longest_s * 1e9)), [end - begin]]) / 1e9
+    except (OSError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as err:
+        raise ValueError(f"{type(err).__name__}: {err}") from err
+    if times_s.min() < 0 or times_s.max() > 2 * longest_s or times_s[-1] < shortest_s:
+        raise ValueError("its times cannot be those of this window")
+    return send, done, begin, end
 
 
 def _summary(csv_file: Path, output: str) -> Summary | None:
@@ -262,6 +319,8 @@ def _summary(csv_file: Path, output: str) -> Summary | None:
         row = next(csv.DictReader(csv_file.read_text(encoding="utf-8").splitlines()))
         latency_ms = {name: float(row[column]) / 1000 for name, column in _COLUMNS.items()}
         throughput = float(row["Inferences/Second"])
+        if not all(math.isfinite(number) and number >= 0 for number in (throughput, *latency_ms.values())):
+            return None
     except (OSError, ValueError, LookupError, TypeError, StopIteration):
         return None
     return Summary(int(count[1]), throughput, latency_ms) if count else None

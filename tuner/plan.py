@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from tritonc.compiler.joint import joint_space
 from tritonc.compiler.project import Project
 from tritonc.compiler.space import Space, space_for
 from tritonc.compiler.stale import digests_in
 from tritonc.schemas.errors import InputErrors, SetupError, TritoncError, did_you_mean
 from tritonc.schemas.lock import Digests
+from tritonc.tuner.energy import gpu_energy_j
 from tritonc.tuner.events import TargetSkipped
 from tritonc.tuner.hardware import Machine, Pinning, pinning, this_machine, why_not_measurable
 from tritonc.tuner.inputs import read_inputs
+
+SamplerName = Literal["tritonc", "gp", "tpe", "random", "grid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +30,8 @@ class Settings:
         trials: finished trials for each (model, target), those of earlier runs included.
         timeout_s: for the search of all of them together; confirmation comes after it, and each
             baseline is measured in any case. None: no limit.
+        sampler: `tritonc`: the model of the space, which stops by itself; `gp`, `tpe`, `random`: Optuna's;
+            `grid`: every candidate under every load.
         fresh: begin new studies; the old ones are kept, but not used.
         tracking_uri: of an MLflow server; None for the project's own database.
         perf_analyzer: another one than the bundle's.
@@ -33,6 +41,7 @@ class Settings:
     trials: int = 50
     timeout_s: float | None = None
     seed: int = 0
+    sampler: SamplerName = "tritonc"
     fresh: bool = False
     tracking_uri: str | None = None
     perf_analyzer: Path | None = None
@@ -41,11 +50,16 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A (model, target) to tune, with what identifies its numbers."""
+    """A (model, target) to tune, with what identifies its numbers.
+
+    Attributes:
+        members: where several models are tuned together, the task of each of them alone, which comes first.
+    """
 
     space: Space
     digests: Digests
     cores: Pinning
+    members: tuple[Task, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +67,7 @@ class Plan:
     """What a tuning job will do.
 
     Attributes:
+        tasks: those of several models together after all others of their target.
         skipped: targets that this machine cannot measure.
     """
 
@@ -79,6 +94,10 @@ def plan_of(
     spec = project.spec
     _require_known("--model", models, spec.models)
     _require_known("--target", targets, spec.targets)
+    groups = [group for group in spec.together if set(group) & set(models or group)]
+    _require_whole(groups, models)
+    _require_search(groups, settings.sampler)
+    counts_energy = next((m for m in models or spec.models if "energy" in spec.models[m].objectives), None)
     skipped, tasks, errors = [], [], []
     for target in targets or spec.targets:
         if reason := why_not_measurable(spec.targets[target], machine):
@@ -89,11 +108,14 @@ def plan_of(
             try:
                 read_inputs(project, model, allow_outside=settings.allow_outside)
                 space = space_for(project, model, target)
-                tasks.append(Task(space, digests_in(project, space), cores))
+                digests = digests_in(project, space, alone=True)
+                tasks.append(Task(space, digests, cores))
             except InputErrors as err:
                 errors += list(err)
             except TritoncError as err:
                 errors.append(err)
+        if not errors:
+            tasks += [_joint_task(project, group, target, tasks) for group in groups]
     if errors:
         raise InputErrors({str(error): error for error in errors}.values())
     if not tasks:
@@ -102,7 +124,54 @@ def plan_of(
             + "; ".join(f"{skip.target}: {skip.reason}" for skip in skipped),
             "run it on such a machine, or add a target like this one",
         )
+    if counts_energy is not None and gpu_energy_j() is None:
+        raise SetupError(
+            f"the objective of {counts_energy} is about energy; no GPU of this machine tells what it uses",
+            "NVML tells it from Volta on, if the machine lets it be seen: choose another objective, or "
+            "measure on another machine",
+        )
     return Plan(tuple(tasks), tuple(skipped), machine)
+
+
+def _joint_task(project: Project, group: Mapping[str, float], target: str, tasks: Sequence[Task]) -> Task:
+    """The task of a group of models, whose own tasks are among `tasks`."""
+    alone = {task.space.model: task for task in tasks if task.space.target == target}
+    members = tuple(alone[model] for model in group)
+    space = joint_space([member.space for member in members])
+    own = [digests_in(project, member.space) for member in members]
+    digests = Digests(
+        source=_all(each.source for each in own),
+        signature=_all(each.signature for each in own),
+        space=space.digest,
+        load=_all(each.load for each in own),
+    )
+    return Task(space, digests, members[0].cores, members)
+
+
+def _all(digests: Iterable[str]) -> str:
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def _require_whole(groups: Sequence[Mapping[str, float]], models: Sequence[str]) -> None:
+    """A model is not tuned without those it is to be tuned together with."""
+    missing = {name: group for group in groups for name in group if models and name not in models}
+    if missing:
+        raise InputErrors(
+            TritoncError(
+                f"--model: {name} is missing, which the spec has tuned together with "
+                + ", ".join(other for other in group if other != name),
+                f"add --model {name}, or take it out of `together` in the spec",
+            )
+            for name, group in missing.items()
+        )
+
+
+def _require_search(groups: Sequence[Mapping[str, float]], sampler: SamplerName) -> None:
+    """Not every combination of candidates can be measured under every load."""
+    if groups and sampler == "grid":
+        what = f"--sampler grid: {', '.join(groups[0])} are tuned together, and have too many combinations"
+        hint = "choose another sampler, or take `together` out of the spec"
+        raise InputErrors([TritoncError(what, hint)])
 
 
 def _require_known(option: str, names: Sequence[str], known: Mapping[str, object]) -> None:

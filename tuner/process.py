@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,8 +25,8 @@ class Child:
     """A running command, in a session of its own, watched over by a supervisor process.
 
     When this object is stopped, or the process that made it ends in any way, the command and every descendant
-    of it is killed and its shared memory removed. Use it as a context manager. Not safe for use from several
-    threads.
+    of it is killed and its shared memory removed. Use it as a context manager. `poll` and `wait` may be
+    called from several threads.
 
     Attributes:
         pid: of the command itself.
@@ -83,6 +84,7 @@ class Child:
             os.close(lifeline_read)
             os.close(status_write)
         self._said = b""
+        self._listening = threading.Lock()
         self._exit_code: int | None = None
         self._error = ""
         self.pid = 0
@@ -105,8 +107,11 @@ class Child:
 
     def _listen(self, timeout_s: float) -> None:
         """Takes in what the supervisor says, waiting for it at most `timeout_s`."""
-        if self._exit_code is not None or not select.select([self._status], [], [], timeout_s)[0]:
-            return
+        with self._listening:
+            if self._exit_code is None and select.select([self._status], [], [], timeout_s)[0]:
+                self._take_in()
+
+    def _take_in(self) -> None:
         said = os.read(self._status, 4096)
         if not said:  # the supervisor is gone without having told an exit code
             self._exit_code = -signal.SIGKILL
@@ -153,7 +158,8 @@ class Child:
             self._supervisor.wait()
         if self._exit_code is None:
             self._exit_code = -signal.SIGKILL
-        self._close_pipes()
+        with self._listening:  # another thread may still read
+            self._close_pipes()
         return self._exit_code
 
     def _close_pipes(self) -> None:

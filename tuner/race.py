@@ -8,21 +8,29 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.joint import AFTER_MODEL, members_of
 from tritonc.schemas.measurement import Failure, Load, Measurement
-from tritonc.tuner.confirm import Contender, Role, least_difference
-from tritonc.tuner.measure import Capacity, Seconds
+from tritonc.tuner.confirm import (
+    CLEARLY,
+    FIRST_LOOK,
+    LAST_LOOK,
+    Comparison,
+    Contender,
+    Role,
+    hopeless,
+    is_settled,
+)
+from tritonc.tuner.joint_measurement import members_in
+from tritonc.tuner.measure import NOTHING_KNOWN, Capacity, Known, Seconds
+from tritonc.tuner.objective import soft_cost
 
-ROUNDS = 4
-"""Rounds of a race, over which requests are spread. With fewer, little is known about noise."""
 REQUESTS = 1000
-"""Requests on which a contender's numbers rest at least (design/search.md, fact 5)."""
+"""Requests on which the numbers of the winner and of what it beats rest at least (design/search.md, 5)."""
 
+_MENDABLE = ("avg_queue_ms", "sustained")
+"""Limits, apart from those of latency, that a smaller load can mend."""
 _TRIES = 6
-"""Loads tried at most in the first round, each about a seventh below the one before."""
-_SMALL_NOISE = 0.03
-"""Differences below 3% matter to nobody (design/search.md, fact 5)."""
-_CLEARLY = 0.05
-"""A violation beyond this share of the limit is believed before all rounds are run."""
+"""Loads tried at most in one turn, each about a seventh below the one before."""
 
 Sample = TypeVar("Sample")
 
@@ -31,11 +39,19 @@ class Measuring(Protocol[Sample]):
     """How candidates are measured: the seam between the search and the server.
 
     A `Sample` is what one window of load gives; several of one candidate under one load can be pooled. Every
-    method that measures loads the candidate first, in the place of the one before.
+    method that measures loads the candidate first, in the place of what was there, where it is not loaded.
     """
 
-    def capacity(self, candidate: Candidate) -> Capacity | Failure:
+    def capacity(self, candidate: Candidate, known: Known = NOTHING_KNOWN) -> Capacity | Failure:
         """The largest load at which the candidate keeps the SLO, or the least violating one."""
+        ...
+
+    def gather(self, known: Mapping[Candidate, Measurement | None]) -> None:
+        """Loads these candidates side by side where that is possible and does not change what is measured.
+
+        Args:
+            known: with what was measured of each alone; None where nothing was.
+        """
         ...
 
     def sample(self, candidate: Candidate, load: Load, requests: int) -> Sample | Failure:
@@ -47,7 +63,11 @@ class Measuring(Protocol[Sample]):
         ...
 
     def violations(self, measurement: Measurement) -> Mapping[str, float]:
-        """By how much each limit of the SLO is missed, relative to it; not above 0 where it is kept."""
+        """By how much each hard limit of the SLO is missed, relative to it; not above 0 where it is kept."""
+        ...
+
+    def soft_violations(self, measurement: Measurement) -> Mapping[str, float]:
+        """By how much each soft limit of the SLO is missed, likewise."""
         ...
 
     def objective(self, measurement: Measurement) -> float:
@@ -65,11 +85,16 @@ class Measuring(Protocol[Sample]):
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """Who takes part in a race, and under which load."""
+    """Who takes part in a race, and under which load.
+
+    Attributes:
+        known: what its trial measured under that load; None where it had none.
+    """
 
     candidate: Candidate
     role: Role
     load: Load
+    known: Measurement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +103,14 @@ class Finisher:
 
     Attributes:
         contender: for the decision.
-        measurement: over all rounds that count.
+        measurement: over all rounds under the load it came down to.
     """
 
     contender: Contender
     measurement: Measurement
     violations: Mapping[str, float]
     objective: float
+    soft: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def capacity(self) -> Capacity:
@@ -96,17 +122,26 @@ class Finisher:
             violations=self.violations,
             objective=self.objective,
             seconds=Seconds(),
+            soft=self.soft,
+            members=members_in(self.measurement),
         )
 
 
 @dataclass(slots=True)
 class _Runner(Generic[Sample]):
-    """An entrant while it runs: the load it has come down to, and its samples under that load, by round."""
+    """An entrant while it runs: the load it has come down to, and its samples and scores there, by round."""
 
     entrant: Entrant
     load: Load
     samples: dict[int, Sample] = field(default_factory=dict)
+    scores: dict[int, float] = field(default_factory=dict)
     failure: Failure | None = None
+    is_dropped: bool = False
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it has too few rounds to be judged."""
+        return len(self.samples) < FIRST_LOOK
 
 
 def race(
@@ -114,110 +149,113 @@ def race(
     measuring: Measuring[Sample],
     *,
     on_turn: Callable[[Entrant, int], None],
-    rounds: int = ROUNDS,
     requests: int = REQUESTS,
+    is_front: bool = False,
 ) -> tuple[tuple[Finisher, ...], Mapping[Candidate, Failure]]:
-    """Measures every entrant once a round, forwards and backwards in turn.
+    """Measures the entrants in rounds, forwards and backwards in turn, until the decision is settled.
 
-    One that breaks a latency limit at its load goes on with the next smaller one, and its rounds count from
-    there. Rounds are added for that, and where a finalist is ahead by less than a noise that is not small; at
-    most as many again. The rounds that all have in common count.
+    Those that cannot win any more are dropped on the way. One that breaks a latency limit at its load goes on
+    with the next smaller one and its rounds count from there; what needs no more rounds then waits for it,
+    apart from the best, with which it is compared.
 
     Args:
         entrants: at least one.
         measuring: measures them.
-        on_turn: told who is measured next, and in which round, from 1.
-        rounds: how many have to count.
-        requests: for each entrant, over all rounds together.
+        on_turn: told who is measured next, and in which round, from 1 to `LAST_LOOK` at most.
+        requests: for each entrant that is not dropped, over its rounds together.
+        is_front: nobody is to win: all are measured as long as it takes to judge them, and none is dropped.
 
     Returns:
-        Those that came through, in the order of `entrants`, and why others did not.
+        Those that could be measured, the dropped ones included, in the order of `entrants`, and why others
+        could not.
     """
+    measuring.gather({entrant.candidate: entrant.known for entrant in entrants})
     runners = [_Runner[Sample](entrant, entrant.load) for entrant in entrants]
-    for number in range(1, 2 * rounds + 1):
-        for runner in runners if number % 2 else reversed(runners):
-            if runner.failure is None:
-                on_turn(runner.entrant, number)
-                _turn(runner, number, measuring, rounds, math.ceil(requests / rounds))
-        running = [runner for runner in runners if runner.failure is None]
-        if all(len(runner.samples) >= rounds for runner in running) and _is_settled(running, measuring):
+    turns = runners
+    for number in range(1, LAST_LOOK + 1):
+        for runner in turns if number % 2 else reversed(turns):
+            on_turn(runner.entrant, number)
+            _turn(runner, number, measuring, math.ceil(requests / FIRST_LOOK))
+        measured = [runner for runner in runners if runner.failure is None]
+        short = [runner for runner in measured if runner.is_short]
+        turns = short if is_front else _next_turns(measured, measuring)
+        if not turns:
             break
+    measured = [runner for runner in runners if runner.failure is None]
     failures = {runner.entrant.candidate: runner.failure for runner in runners if runner.failure is not None}
-    return tuple(_finished(runner, _common(running), measuring) for runner in running), failures
+    return tuple(_finished(runner, measuring) for runner in measured), failures
 
 
-def _turn(
-    runner: _Runner[Sample], number: int, measuring: Measuring[Sample], rounds: int, requests: int
-) -> None:
-    """Measures one entrant once; in the first round a few times, to find a load that it carries."""
-    for _ in range(_TRIES):
+def _turn(runner: _Runner[Sample], number: int, measuring: Measuring[Sample], requests: int) -> None:
+    """Measures one entrant once, or a few times until it has come down to a load that it carries."""
+    for left in reversed(range(_TRIES)):
         sample = measuring.sample(runner.entrant.candidate, runner.load, requests)
         if isinstance(sample, Failure):
             runner.failure = sample
             return
         runner.samples[number] = sample
+        seen = measuring.pooled([sample])
+        cost = soft_cost(measuring.soft_violations(seen))
+        runner.scores[number] = measuring.score(measuring.objective(seen)) - cost
         missed = _latency_violation(measuring, list(runner.samples.values()))
-        lower = measuring.lower(runner.load)
-        believed = missed > _CLEARLY or (missed > 0 and len(runner.samples) >= rounds)
-        if not believed or lower is None or number > rounds:
+        is_believed = missed > CLEARLY or (missed > 0 and not runner.is_short)
+        has_time = left > 0 and number + FIRST_LOOK <= LAST_LOOK + 1
+        lower = measuring.lower(runner.load) if is_believed and has_time else None
+        if lower is None:
             return
         runner.load = lower
         runner.samples.clear()
-        if number > 1:
-            return
+        runner.scores.clear()
 
 
-def _common(runners: Sequence[_Runner[Sample]]) -> list[int]:
-    """Rounds that count for all runners."""
-    return sorted(set.intersection(*(set(runner.samples) for runner in runners))) if runners else []
+def _next_turns(measured: Sequence[_Runner[Sample]], measuring: Measuring[Sample]) -> list[_Runner[Sample]]:
+    """Who runs in the next round; nobody where the decision is settled. Drops who cannot win any more."""
+    contenders = {id(runner): _finished(runner, measuring).contender for runner in measured}
+    out = {id(contender) for contender in hopeless(list(contenders.values()))}
+    for runner in measured:
+        runner.is_dropped |= id(contenders[id(runner)]) in out
+    running = [runner for runner in measured if not runner.is_dropped]
+    short = [runner for runner in running if runner.is_short]
+    rested = [runner for runner in running if not runner.is_short]
+    if short and rested:
+        best = Comparison(list(contenders.values())).best([contenders[id(runner)] for runner in rested])
+        return [runner for runner in running if runner.is_short or contenders[id(runner)] is best]
+    if short:
+        return running
+    settled = is_settled(list(contenders.values()), [contenders[id(runner)] for runner in running])
+    return [] if settled else running
 
 
-def _scores(
-    runner: _Runner[Sample], rounds: Sequence[int], measuring: Measuring[Sample]
-) -> tuple[float, ...]:
-    return tuple(
-        measuring.score(measuring.objective(measuring.pooled([runner.samples[number]]))) for number in rounds
-    )
-
-
-def _is_settled(runners: Sequence[_Runner[Sample]], measuring: Measuring[Sample]) -> bool:
-    """Whether more rounds would not help: the noise is small, or no finalist is above what is there."""
-    if len(runners) < 2:
-        return True
-    scores = [_scores(runner, _common(runners), measuring) for runner in runners]
-    difference = least_difference(scores)
-    if difference <= _SMALL_NOISE or not math.isfinite(difference):
-        return True
-    means = [math.fsum(row) / len(row) for row in scores]
-    pairs = [(mean, runner.entrant.role) for mean, runner in zip(means, runners, strict=True)]
-    standing = max((mean for mean, role in pairs if role != "finalist"), default=-math.inf)
-    best = max((mean for mean, role in pairs if role == "finalist"), default=-math.inf)
-    return not 0 < best - standing <= difference
+def is_mendable(limit: str) -> bool:
+    """Whether a smaller load can mend a limit of this name, that of a joint candidate's member included."""
+    return "latency" in limit or limit.rpartition(AFTER_MODEL)[2] in _MENDABLE
 
 
 def _latency_violation(measuring: Measuring[Sample], samples: Sequence[Sample]) -> float:
     """The largest violation of a limit that a smaller load can mend."""
     violations = measuring.violations(measuring.pooled(samples))
-    mendable = [v for limit, v in violations.items() if "latency" in limit or limit == "sustained"]
+    mendable = [v for limit, v in violations.items() if is_mendable(limit)]
     return max(mendable, default=0.0)
 
 
-def _finished(runner: _Runner[Sample], common: Sequence[int], measuring: Measuring[Sample]) -> Finisher:
+def _finished(runner: _Runner[Sample], measuring: Measuring[Sample]) -> Finisher:
     measurement = measuring.pooled(list(runner.samples.values()))
     violations = measuring.violations(measurement)
     missed = sum(max(0.0, value) for value in violations.values())
     contender = Contender(
         candidate=runner.entrant.candidate,
         role=runner.entrant.role,
-        scores=_scores(runner, common, measuring),
+        scores=dict(runner.scores),
         slo_met=missed == 0,
         violation=missed,
         cost=_cost(runner.entrant.candidate, measurement),
     )
-    return Finisher(contender, measurement, violations, measuring.objective(measurement))
+    soft = measuring.soft_violations(measurement)
+    return Finisher(contender, measurement, violations, measuring.objective(measurement), soft)
 
 
 def _cost(candidate: Candidate, measurement: Measurement) -> tuple[float, ...]:
-    instances = candidate.values.get("instance_count", 1)
+    counts = (each.values.get("instance_count", 1) for each in members_of(candidate).values())
+    instances = sum(float(count) if isinstance(count, int) else 1.0 for count in counts)
     memory = (measurement.memory_bytes or 0) + (measurement.gpu_memory_bytes or 0)
-    return (float(instances) if isinstance(instances, int) else 1.0, float(memory))
+    return (instances, float(memory))

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from tritonc.schemas.measurement import Interval, Load, Measurement
 from tritonc.tuner.engines import Statistics
+from tritonc.tuner.noise import NoiseFloor
 from tritonc.tuner.objective import Percentile
-from tritonc.tuner.statistics import mean_interval, quantile_interval, rate_interval
+from tritonc.tuner.statistics import (
+    adapted,
+    mean_batches,
+    mean_interval,
+    quantile_interval,
+    rate_interval,
+    widened,
+)
+from tritonc.tuner.steadiness import unsteadiness
 from tritonc.tuner.window import Window
 
 _QUANTILES: dict[Percentile, float] = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
@@ -24,6 +31,8 @@ class Sample:
         counted: what the server counted meanwhile, the ramp and the last answers included.
         memory_bytes: of the server and its stubs, after the windows.
         gpu_memory_bytes: likewise; None without a GPU.
+        load_s: seconds that the candidate took to load; None where it was not loaded for this.
+        energy_j: joules that the GPUs used meanwhile; None where that was not asked, or no GPU tells.
     """
 
     load: Load
@@ -31,18 +40,24 @@ class Sample:
     counted: Statistics
     memory_bytes: int
     gpu_memory_bytes: int | None
+    load_s: float | None = None
+    energy_j: float | None = None
 
     @classmethod
     def joined(cls, samples: Sequence[Sample]) -> Sample:
-        """All windows of samples of one load; memory is the peak."""
+        """All windows of samples of one load; memory is the peak, the time of loading the mean."""
         counts = zip(*(_counts(each.counted) for each in samples), strict=True)
         gpu = [each.gpu_memory_bytes for each in samples if each.gpu_memory_bytes is not None]
+        loads = [each.load_s for each in samples if each.load_s is not None]
+        energies = [each.energy_j for each in samples if each.energy_j is not None]
         return cls(
             load=samples[0].load,
             windows=tuple(window for each in samples for window in each.windows),
             counted=Statistics(*(sum(column) for column in counts)),
             memory_bytes=max(each.memory_bytes for each in samples),
             gpu_memory_bytes=max(gpu) if gpu else None,
+            load_s=sum(loads) / len(loads) if loads else None,
+            energy_j=sum(energies) if len(energies) == len(samples) else None,
         )
 
     @property
@@ -54,31 +69,34 @@ class Sample:
     @property
     def request_rate(self) -> float:
         """Requests completed a second."""
-        return self._rate().value
+        return self._rate(None, 1).value
 
-    def _rate(self) -> Interval:
+    def _rate(self, noise: NoiseFloor | None, visits: int) -> Interval:
         seen = [(w.done_s, w.steady_from_s, w.duration_s) for w in self.windows if w.summary is None]
         if seen:
-            return rate_interval(seen)
+            return rate_interval(seen, noise.throughput if noise else None, visits)
         rates = [w.summary.throughput / self.load.request_batch for w in self.windows if w.summary]
         return Interval(value=sum(rates) / len(rates))
 
-    def latency_ms(self) -> dict[Percentile, Interval]:
-        """Average and percentiles of all windows together."""
+    def latency_ms(self, noise: NoiseFloor | None = None, visits: int = 1) -> dict[Percentile, Interval]:
+        """Average and percentiles of all windows together; the arguments are those of `pooled`."""
         seen = [window.steady_latency_ms for window in self.windows if window.summary is None]
         if seen:
-            everything = np.concatenate(seen)
-            quantiles = {name: quantile_interval(everything, q) for name, q in _QUANTILES.items()}
-            return {"avg": mean_interval(seen), **quantiles}
+            quantiles = {name: quantile_interval(seen, q) for name, q in _QUANTILES.items()}
+            if noise is None:
+                return {"avg": mean_interval(seen), **quantiles}
+            between = adapted(noise.latency, mean_batches(seen))
+            wide = {name: widened(each, between, len(seen), visits) for name, each in quantiles.items()}
+            return {"avg": mean_interval(seen, noise.latency, visits), **wide}
         summaries = [window.summary for window in self.windows if window.summary]
         return {
             name: Interval(value=sum(each.latency_ms[name] for each in summaries) / len(summaries))
             for name in summaries[0].latency_ms
         }
 
-    def throughput(self) -> Interval:
-        """Inferences a second."""
-        rate, batch = self._rate(), self.load.request_batch
+    def throughput(self, noise: NoiseFloor | None = None, visits: int = 1) -> Interval:
+        """Inferences a second; the arguments are those of `pooled`."""
+        rate, batch = self._rate(noise, visits), self.load.request_batch
         return Interval(
             value=rate.value * batch,
             low=None if rate.low is None else rate.low * batch,
@@ -86,17 +104,20 @@ class Sample:
         )
 
 
-def pooled(samples: Sequence[Sample]) -> Measurement:
+def pooled(samples: Sequence[Sample], noise: NoiseFloor | None = None, visits: int = 1) -> Measurement:
     """All samples of a candidate under one load as one Measurement.
 
     Args:
         samples: at least one, all of the same load.
+        noise: what is known to lie between windows, for the intervals; None before it was measured.
+        visits: times that samples were taken one after another, without anything else in between.
     """
     sample = Sample.joined(samples)
     windows, counted = sample.windows, sample.counted
     requests = max(1, counted.requests)
     sustained = 2 * sum(window.sustained for window in windows) >= len(windows)
-    latency_ms = sample.latency_ms() if sustained else _open_ended(sample.latency_ms())
+    latency_ms = sample.latency_ms(noise, visits)
+    said = [text for window in windows for text in window.warnings]
     rates = [window.offered_rate for window in windows]
     offered = [rate for rate in rates if rate is not None]
     return Measurement(
@@ -104,8 +125,8 @@ def pooled(samples: Sequence[Sample]) -> Measurement:
         requests=sample.requests,
         errors=counted.failed_requests,
         duration_s=sum(window.duration_s for window in windows),
-        throughput=sample.throughput(),
-        latency_ms=latency_ms,
+        throughput=sample.throughput(noise, visits),
+        latency_ms=latency_ms if sustained else _open_ended(latency_ms),
         offered_rate=sum(offered) / len(offered) if offered else None,
         sustained=sustained,
         queue_ms=counted.queue_ns / requests / 1e6,
@@ -115,8 +136,14 @@ def pooled(samples: Sequence[Sample]) -> Measurement:
         mean_batch=counted.inferences / counted.executions if counted.executions else None,
         memory_bytes=sample.memory_bytes,
         gpu_memory_bytes=sample.gpu_memory_bytes,
-        warnings=tuple(dict.fromkeys(text for window in windows for text in window.warnings)),
+        load_s=sample.load_s,
+        joules_per_inference=_per_inference(sample.energy_j, counted.inferences),
+        warnings=(*dict.fromkeys(said), *unsteadiness(windows)),
     )
+
+
+def _per_inference(energy_j: float | None, inferences: int) -> float | None:
+    return None if energy_j is None or not inferences else energy_j / inferences
 
 
 def _open_ended(latency_ms: Mapping[Percentile, Interval]) -> dict[Percentile, Interval]:

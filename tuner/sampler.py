@@ -17,7 +17,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
 from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.knobs.dimension import Dimension
@@ -47,8 +47,13 @@ def uniform(seed: int) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
-SAMPLERS: Mapping[str, Sampler] = {"tpe": tpe, "random": uniform}
-"""Samplers by name; the first is the default."""
+def gp(seed: int) -> BaseSampler:
+    """Optuna's Gaussian process; it needs PyTorch, and takes the SLO as constraints."""
+    return GPSampler(seed=seed, n_startup_trials=_STARTUP_TRIALS, deterministic_objective=False)
+
+
+SAMPLERS: Mapping[str, Sampler] = {"gp": gp, "tpe": tpe, "random": uniform, "grid": uniform}
+"""Optuna's samplers by name; `grid` measures all candidates, so that any order will do."""
 
 
 class CandidateSampler(BaseSampler):

@@ -1,341 +1,540 @@
-"""Which candidate to measure next: an ask/tell search over a Space, kept in an Optuna study.
+"""Which candidate to measure next and under which load: a pure ask/tell search, no server, clock or disk.
 
-A sampler (`tritonc.tuner.sampler`) is made anew for every ask, seeded with the study's seed and the number of
-candidates asked so far: the same tells give the same asks, interrupted or not.
+The optimum lies on the SLO's boundary and its top is sharp, so every (candidate, load) pair is scored by a
+model of what was measured (`tritonc.tuner.surrogate`): how much is to be gained there, counted only where the
+limits are kept (design/search.md).
 """
 
 from __future__ import annotations
 
-import hashlib
+import math
 import random
-import sqlite3
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.space import Space
-from tritonc.schemas.errors import SetupError
-from tritonc.schemas.measurement import Failure
-from tritonc.tuner.measure import Capacity
-from tritonc.tuner.points import starting_points
+from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement
+from tritonc.schemas.spec import Slo
+from tritonc.tuner.encoding import LAWS, Encoding, Table, in_flight
+from tritonc.tuner.objective import SOFT_WEIGHT, Objective
+from tritonc.tuner.pareto import chebyshev, is_on_front
+from tritonc.tuner.points import ENUMERABLE, neighbours, random_point
+from tritonc.tuner.terms import Term, axis_terms, limit_terms, soft_terms
 
 if TYPE_CHECKING:
-    import optuna
-    from pydantic import TypeAdapter
+    from tritonc.tuner.surrogate import Surrogate
 
-Outcome = Capacity | Failure
-Origin = Literal["start", "sampler"]
+Floats = npt.NDArray[np.float64]
+Loads = Sequence[Load] | Callable[[Candidate], Sequence[Load]]
+Pair = tuple[Candidate, Load]
+Category = tuple[str, str]
+"""A knob and a value of it that has no order."""
+Aim = Callable[[Sequence[Floats]], Floats]
+"""One number out of the objectives, all logarithms, larger is better."""
 
-_SQLITE_TIMEOUT_S = 30
+CLOSED_LOADS: tuple[Load, ...] = tuple(ClosedLoad(concurrency=2**step) for step in range(7))
+"""The loads of a search that is given none: 1, 2, 4 … 64 clients."""
+
+SMALL_GAIN = 0.005
+PATIENCE = 4
+"""The search is over when none of four runs promised 0.5%. On tables made by queueing laws that is after
+17 to 24 runs (median, without and with noise) with 0.1 to 1% left to gain, on the rougher recorded ones of
+`benchmarks/surfaces` after 34 to 38 with 0.9 to 3.6%. A promise here counts what breaks a limit as worthless,
+and draws from Student's t, so it falls slower than the expected improvement of design/search.md."""
+
+_FAR = 4.0  # standard deviations beyond which nothing is expected
+_FREEDOM = 5.0
+_DRAWS = 256  # of the model, to count what is to be gained; a power of two, for Sobol's sequence
+_REPEATS = 4
+_UNSETTLED = 0.03  # a promise below which the leader is rather measured again: one in thirty is far off
+_SEEN = 2  # times that the leader is measured at least, then
+_WIDE = 2000  # candidates of a large space that are scored at a time
+_SURE = 0.5
+_GIVEN_UP = 0.2  # probability to be measurable at all below which a candidate is not tried
+_HOPE = 0.01  # probability to keep the limits below which the least violating pair is the better choice
+_MOST = 3.0  # a logarithm: nothing promises more than twenty times the best
+_OWN_SHARE = 0.5  # of the noise that is a pair's own and would be there again
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """One finished trial: what was measured, and what came of it.
+class Observation:
+    """One measured load level of one candidate, or why it could not be measured."""
+
+    candidate: Candidate
+    load: Load
+    outcome: Measurement | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """The measured pair to serve.
 
     Attributes:
-        number: from 1; interrupted trials have none.
-        origin: whether it was a starting point or the sampler's choice.
-        seconds: wall time of the whole trial, loading included.
+        measurement: what was seen there, the last where it was measured more than once.
+        slo_met: whether the limits are more likely kept than not, after all that was measured.
+        objective: expected, as a logarithm, less what missing soft limits costs; larger is better.
     """
 
-    number: int
     candidate: Candidate
-    outcome: Outcome
-    origin: Origin
-    seconds: float
-
-    @property
-    def capacity(self) -> Capacity | None:
-        """The outcome where the candidate could be measured."""
-        return self.outcome if isinstance(self.outcome, Capacity) else None
-
-
-def rank(capacity: Capacity) -> tuple[bool, float, float]:
-    """Sorts capacities, best last: by keeping the SLO, then by least violation, then by objective."""
-    violation = 0.0 if capacity.slo_met else sum(max(0.0, v) for v in capacity.violations.values())
-    return (capacity.slo_met, -violation, capacity.objective)
-
-
-def ranked(trials: Iterable[Trial]) -> tuple[Trial, ...]:
-    """Trials that were measured, best first: largest objective within the SLO, then least violating."""
-    measured = [(rank(trial.capacity), trial) for trial in trials if trial.capacity is not None]
-    return tuple(trial for _, trial in sorted(measured, key=lambda pair: pair[0], reverse=True))
-
-
-def best_of(trials: Iterable[Trial]) -> Trial | None:
-    """The first of `ranked`; None where nothing could be measured."""
-    return next(iter(ranked(trials)), None)
+    load: Load
+    measurement: Measurement
+    slo_met: bool
+    objective: float
 
 
 class Search:
-    """An ask/tell search over the candidates of a Space.
-
-    Everything told is stored at once; opening the same study again continues it. Not safe for threads.
+    """An ask/tell search over candidates and loads.
 
     Args:
-        space: what may be asked.
+        space: candidates, or any sequence of them (`Candidate.of(model, target, knobs)`).
+        objective: of the spec. For a front each ask looks in a direction of its own, drawn at random.
+        slos: of the spec.
+        loads: under which a candidate may be measured, for all or by candidate; ascending.
         seed: the same seed and the same tells give the same asks.
-        storage: SQLite file, made if absent; None keeps the study in memory.
-        study: name within the storage; must change whenever results would not be comparable.
-        sampler: a name of `tritonc.tuner.sampler.SAMPLERS`.
-
-    Raises:
-        SetupError: the storage cannot be read or written.
+        history: measurements of other studies, of the same model or on the same target, to begin from; knobs
+            are matched by name.
+        baseline: what is measured first; that of a `Space` unless given.
 
     Example:
-        >>> search = Search(space, seed=1)  # doctest: +SKIP
-        >>> while candidate := search.ask():  # doctest: +SKIP
-        ...     search.tell(candidate, measure(candidate))
-        >>> search.best()  # doctest: +SKIP
+        Replaying a table of measurements, `table[candidate, load]`:
+
+        >>> from tritonc.schemas.measurement import ClosedLoad, Interval, Measurement
+        >>> candidates = [
+        ...     Candidate.of("mlp", "cpu", {"instance_count": n, "dynamic_batching": b})
+        ...     for n in (1, 2, 4) for b in (False, True)
+        ... ]
+        >>> def measured(candidate, load):
+        ...     instances, batching = candidate.values["instance_count"], candidate.values["dynamic_batching"]
+        ...     rate = 100 * min(load.concurrency, instances * (3 if batching else 1))
+        ...     latency = 1000 * load.concurrency / rate
+        ...     latencies = {"avg": Interval(value=latency), "p99": Interval(value=1.3 * latency)}
+        ...     throughput = Interval(value=rate)
+        ...     return Measurement(
+        ...         load=load, requests=rate, duration_s=1, throughput=throughput, latency_ms=latencies
+        ...     )
+        >>> search = Search(candidates, "throughput", Slo(p99_latency_ms=30), seed=1)
+        >>> for _ in range(12):
+        ...     candidate, load = search.ask()
+        ...     search.tell(candidate, load, measured(candidate, load))
+        >>> best = search.recommend()
+        >>> best.candidate.values, best.load.concurrency, best.slo_met
+        ({'dynamic_batching': True, 'instance_count': 4}, 16, True)
     """
 
     def __init__(
         self,
-        space: Space,
+        space: Space | Sequence[Candidate],
+        objective: Objective,
+        slos: Slo,
         *,
+        loads: Loads = CLOSED_LOADS,
         seed: int = 0,
-        storage: Path | None = None,
-        study: str = "search",
-        sampler: str = "tpe",
+        history: Iterable[Observation] = (),
+        baseline: Candidate | None = None,
     ) -> None:
-        from tritonc.tuner.sampler import SAMPLERS
-
         self.space = space
         self.seed = seed
-        self.study = study
-        self._path = storage
-        self._make_sampler = SAMPLERS[sampler]
-        self._start = starting_points(space)
-        self._open: dict[Candidate, optuna.Trial] = {}
-        with _optuna(storage):
-            self._study = _open_study(storage, study)
-            _end_interrupted(self._study)
-            self._trials = _finished(self._study, space)
+        self._loads = loads if callable(loads) else (lambda _candidate: loads)
+        self._baseline = baseline or (space.baseline if isinstance(space, Space) else None)
+        candidates = _candidates(space)
+        self._encoding = Encoding(candidates)
+        self._all = self._encoding.table([(each, load) for each in candidates for load in self._loads(each)])
+        self._places = {pair: place for place, pair in enumerate(self._all.pairs)}
+        closed = self._all.pairs[0][1].kind == "closed"
+        self._axes = axis_terms(objective, slos, closed=closed)
+        self._limits = limit_terms(slos, closed=closed)
+        self._soft = soft_terms(slos, closed=closed)
+        self._quantities = _quantities([*self._axes, *self._limits.values(), *self._soft.values()])
+        self._draws = _student_draws(len(self._quantities), seed)
+        self._told: list[Observation] = []
+        self._open: list[Pair] = []
+        self._promises: list[float] = []
+        self._surrogate: Surrogate | None = None
+        self._fitted: int | None = None
+        self._sources = _sources(self._encoding, tuple(history))
+        self._all_categories = set[Category]().union(*map(_categories, candidates))
 
     @property
-    def trials(self) -> tuple[Trial, ...]:
-        """Every finished trial, failed ones included, in order."""
-        return tuple(self._trials)
+    def observations(self) -> tuple[Observation, ...]:
+        """Everything told, in order."""
+        return tuple(self._told)
 
     @property
-    def decided_at(self) -> str | None:
-        """What `mark_decided` was told last; None before, and since a trial was told."""
-        with _optuna(self._path):
-            decided = self._study.user_attrs.get("decided")
-        return decided["at"] if decided and decided["trials"] == len(self._trials) else None
+    def promise(self) -> float | None:
+        """What the last ask promised to gain, relative to the best so far; None where no model was asked."""
+        return self._promises[-1] if self._promises else None
 
-    def mark_decided(self, at: str) -> None:
-        """Notes that a decision rests on the trials so far; `at` tells it from others.
+    @property
+    def is_over(self) -> bool:
+        """Whether the last asks in a row promised too little to be worth their time."""
+        return promises_little(self._promises)
 
-        Raises:
-            SetupError: it cannot be stored.
+    def ask(self, *, skip: Collection[Candidate] = ()) -> Pair | None:
+        """A pair to measure; None where there is none left.
+
+        Args:
+            skip: candidates that are not asked.
         """
-        with _optuna(self._path):
-            self._study.set_user_attr("decided", {"at": at, "trials": len(self._trials)})
-
-    def outcome(self, candidate: Candidate) -> Outcome | None:
-        """What came of `candidate`; None where it was not measured."""
-        return next((trial.outcome for trial in self._trials if trial.candidate == candidate), None)
-
-    def ranked(self) -> tuple[Trial, ...]:
-        """`ranked` of its trials."""
-        return ranked(self._trials)
-
-    def best(self) -> Trial | None:
-        """`best_of` its trials."""
-        return best_of(self._trials)
-
-    def ask(self) -> Candidate | None:
-        """A candidate that was never asked before; None where the space is exhausted.
-
-        Raises:
-            SetupError: the storage cannot be written.
-        """
-        from tritonc.tuner.sampler import CandidateSampler, suggest
-
-        asked = {trial.candidate for trial in self._trials} | self._open.keys()
-        planned = next((point for point in self._start if point not in asked), None)
-        if len(asked) >= len(self.space):
+        rng = random.Random(f"{self.seed} {len(self._told)} {len(self._open)}")  # noqa: S311
+        table = self._askable(rng, skip)
+        if not len(table):
             return None
-        seed = _seed(self.seed, len(asked))
-        with _optuna(self._path):
-            rng = random.Random(seed)  # noqa: S311  (no secret: it must repeat)
-            sampler = CandidateSampler(self.space, self._make_sampler(seed), planned, asked, rng)
-            self._study.sampler = sampler
-            trial = self._study.ask()
-            candidate = sampler.candidate(trial)
-            for dimension in self.space.dimensions:
-                if dimension.knob in candidate.values:
-                    suggest(trial, dimension)
-            trial.set_user_attr("candidate", candidate.id)
-            trial.set_user_attr("origin", "start" if planned else "sampler")
-        self._open[candidate] = trial
-        return candidate
+        has_measured = any(isinstance(each.outcome, Measurement) for each in self._told)
+        pair = self._promising(table) if has_measured else self._first(table)
+        self._open.append(pair)
+        return pair
 
-    def tell(self, candidate: Candidate, outcome: Outcome, seconds: float = 0.0) -> Trial:
-        """Stores what came of a candidate that was asked.
+    def tell(self, candidate: Candidate, load: Load, outcome: Measurement | Failure) -> None:
+        """Takes in what a pair showed, whether it was asked or not."""
+        if (candidate, load) in self._open:
+            self._open.remove((candidate, load))
+        self._told.append(Observation(candidate, load, outcome))
 
-        Raises:
-            KeyError: it was not asked, or has been told already.
-            SetupError: it cannot be stored.
+    def withdraw(self, candidate: Candidate) -> None:
+        """Takes back what was asked of a candidate and is not told yet."""
+        self._open = [pair for pair in self._open if pair[0] != candidate]
+
+    def forget(self, candidate: Candidate) -> None:
+        """Takes back everything told of a candidate, because it is to be measured again."""
+        self.withdraw(candidate)
+        self._told = [each for each in self._told if each.candidate != candidate]
+        self._fitted = None
+
+    def recommend(self) -> Recommendation | None:
+        """The best measured pair that keeps the limits, else the least violating; None before any."""
+        seen = self._measured()
+        if not seen:
+            return None
+        table = self._table([pair for pair, _ in seen])
+        objective, kept, excess = self._standing(table, self._aim(table, self._equal_shares))
+        best = int(np.argmax(objective + np.log(kept))) if kept.max() > _HOPE else int(np.argmin(excess))
+        (candidate, load), measurement = seen[best]
+        return Recommendation(candidate, load, measurement, bool(kept[best] >= _SURE), float(objective[best]))
+
+    def front(self) -> tuple[Recommendation, ...]:
+        """The measured pairs that keep the limits and that no other one beats in every objective.
+
+        The best in the first objective come first; of a single objective it is the best pair.
         """
-        with _optuna(self._path):
-            trial = self._open[candidate]
-            trial.set_user_attr("seconds", seconds)
-            trial.set_user_attr("outcome", _outcome_adapter().dump_python(outcome, mode="json"))
-            _close(trial, outcome)
-            del self._open[candidate]
-        finished = Trial(len(self._trials) + 1, candidate, outcome, trial.user_attrs["origin"], seconds)
-        self._trials.append(finished)
-        return finished
+        seen = dict(self._measured())
+        if not seen:
+            return ()
+        table = self._table(list(seen))
+        worth, kept, _ = self._standing(table, self._aim(table, self._equal_shares))
+        able = np.flatnonzero(kept >= _SURE)
+        values = self._axis_means(table)[able]
+        on_front = np.flatnonzero(is_on_front(values)) if len(able) else able
+        places = able[on_front[np.argsort(-values[on_front, 0], kind="stable")]]
+        found = [(*table.pairs[place], seen[table.pairs[place]], float(worth[place])) for place in places]
+        return tuple(Recommendation(one, load, shown, True, value) for one, load, shown, value in found)
 
-    def abandon(self, candidate: Candidate) -> None:
-        """Gives an asked candidate back unmeasured: its trial does not count and may be asked again."""
-        with _optuna(self._path):
-            _interrupt(self._open.pop(candidate))
+    def loads_for(self, candidate: Candidate) -> Sequence[Load]:
+        """The loads that `candidate` may be measured under."""
+        return self._loads(candidate)
+
+    def _measured(self) -> list[tuple[Pair, Measurement]]:
+        return [
+            ((each.candidate, each.load), each.outcome)
+            for each in self._told
+            if isinstance(each.outcome, Measurement)
+        ]
+
+    def _first(self, table: Table) -> Pair:
+        """The baseline, or what is expected to be best, under a middle load: it says what a request costs."""
+        asked = {candidate for candidate, _ in self._open}
+        fresh = [place for place, pair in enumerate(table.pairs) if pair[0] not in asked] or range(len(table))
+        candidate = self._baseline
+        if all(candidate != table.pairs[place][0] for place in fresh):
+            worth = table.expected_throughput(LAWS[0]) + np.log(self._works(table))
+            candidate = table.pairs[max(fresh, key=lambda place: worth[place])][0]
+        loads = [table.pairs[place][1] for place in fresh if table.pairs[place][0] == candidate]
+        middle = math.sqrt(in_flight(loads[0]) * in_flight(loads[-1]))
+        assert candidate is not None
+        return candidate, min(loads, key=lambda load: abs(math.log(in_flight(load) / middle)))
+
+    def _promising(self, table: Table) -> Pair:
+        """The pair whose measurement promises most: a new one, or one that is not sure to keep the limits."""
+        seen = self._measured()
+        times = Counter(pair for pair, _ in seen)
+        known = self._table(list(times))
+        aim = self._aim(known, self._drawn_shares())
+        objective, kept, excess = self._standing(known, aim)
+        level = float(objective[np.argmax(objective + np.log(kept))])
+        if kept.max() <= _HOPE:
+            level = float(objective[np.argmin(excess)])
+        worth = np.exp(objective - level) * kept
+        new = table.at([place for place, pair in enumerate(table.pairs) if pair not in times])
+        gains = [*self._gain(new, aim, level, float(worth.max())), *_repeat_gains(worth, kept, times)]
+        pairs = [*new.pairs, *known.pairs]
+        askable = set(table.pairs)
+        able = [place for place, pair in enumerate(pairs) if pair in askable]
+        untried = self._untried()
+        able = [place for place in able if untried & _categories(pairs[place][0])] or able
+        best = max(able, key=lambda place: gains[place])
+        self._promises.append(float(gains[best]))
+        leader = known.pairs[int(np.argmax(worth))]
+        is_unsettled = len(self._axes) == 1 and times[leader] < _SEEN and leader in askable
+        return leader if is_unsettled and gains[best] < _UNSETTLED else pairs[best]
+
+    def _untried(self) -> Set[Category]:
+        """Categories that were never measured, of which nothing is known; none where other studies tell.
+
+        None for a front either: its directions are looked at in turn, each for what promises most there.
+        """
+        if self._sources or len(self._axes) > 1:
+            return set()
+        tried = {pair[0] for pair in self._open} | {each.candidate for each in self._told}
+        return self._all_categories - set().union(*map(_categories, tried))
+
+    @property
+    def _equal_shares(self) -> Sequence[float]:
+        return [1 / len(self._axes)] * len(self._axes)
+
+    def _drawn_shares(self) -> Sequence[float]:
+        """What each objective of a front counts in this ask, uniform over all that is possible."""
+        rng = random.Random(f"shares {self.seed} {len(self._told)} {len(self._open)}")  # noqa: S311
+        drawn = [rng.expovariate(1.0) for _ in self._axes]
+        return [each / sum(drawn) for each in drawn]
+
+    def _aim(self, seen: Table, shares: Sequence[float]) -> Aim:
+        """The objective; of a front how far the worst one lags behind the best seen, by these shares."""
+        if len(self._axes) == 1:
+            return lambda values: values[0]
+        return chebyshev(self._axis_means(seen), shares)
+
+    def _axis_means(self, table: Table) -> Floats:
+        """The expected objectives of pairs, a row each."""
+        predicted = self._model().predict(table)
+        return np.column_stack([_mean(term, table, predicted) for term in self._axes])
+
+    def _gain(self, table: Table, aim: Aim, level: float, worth: float) -> Floats:
+        """Expected gain of new pairs over what the best known one is worth.
+
+        What a pair is worth is its objective, counted only where it keeps the limits, relative to `level`.
+        """
+        gains = np.zeros(len(table))
+        if not len(table):
+            return gains
+        hopeful = [int(place) for place in np.flatnonzero(self._hopeful(table, aim, level, worth))]
+        if not hopeful:
+            return gains
+        some = table.at(hopeful)
+        objective, kept = self._drawn(some, aim, repeatable=False)
+        drawn = np.where(kept, np.exp(np.minimum(objective - level, _MOST)), 0.0)
+        gain = np.maximum(0.0, drawn - worth).mean(axis=0)
+        works = self._works(some)
+        gains[hopeful] = gain * np.where(works > _GIVEN_UP, works, 0.0) * self._apart(some)
+        return gains
+
+    def _hopeful(self, table: Table, aim: Aim, level: float, worth: float) -> npt.NDArray[np.bool_]:
+        """Pairs that could keep every limit and be worth more, each taken four standard deviations well."""
+        from tritonc.tuner.surrogate import level_of
+
+        model = self._model()
+        predicted = model.predict(table)
+
+        def best_case(term: Term, sign: float) -> Floats:
+            total = level_of(term, table)
+            for name, weight in term.weights.items():
+                mean, deviation = predicted[name]
+                spread = np.sqrt(deviation**2 + model.noise[name] ** 2)
+                total = total + weight * mean + sign * _FAR * abs(weight) * spread
+            return total
+
+        soft = [best_case(term, -1.0) for term in self._soft.values()]
+        best = aim([best_case(term, 1.0) for term in self._axes])
+        hopeful = best - _soft_cost(soft) - level > math.log(max(worth, 1e-12))
+        for term in self._limits.values():
+            hopeful &= best_case(term, -1.0) <= 0
+        return np.asarray(hopeful)
+
+    def _drawn(self, table: Table, aim: Aim, *, repeatable: bool) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """What pairs (columns) are worth, and whether they keep all limits, in draws of the model (rows).
+
+        Args:
+            table: the pairs.
+            aim: what to maximise.
+            repeatable: draw what many measurements of a pair would come to, else what one would show.
+        """
+        from tritonc.tuner.surrogate import level_of
+
+        model = self._model()
+        quantities = {}
+        for (name, (mean, deviation)), draws in zip(model.predict(table).items(), self._draws.T, strict=True):
+            spread = deviation if repeatable else np.sqrt(deviation**2 + _OWN_SHARE * model.noise[name] ** 2)
+            quantities[name] = mean + spread * draws[:, None]
+
+        def valued(term: Term) -> Floats:
+            total: Floats = np.broadcast_to(level_of(term, table), (_DRAWS, len(table)))
+            for name, weight in term.weights.items():
+                total = total + weight * quantities[name]
+            return total
+
+        kept = np.ones((_DRAWS, len(table)), bool)
+        for term in self._limits.values():
+            kept &= valued(term) <= 0
+        return aim([valued(term) for term in self._axes]) - _soft_cost(
+            [valued(term) for term in self._soft.values()]
+        ), kept
+
+    def _standing(self, table: Table, aim: Aim) -> tuple[Floats, Floats, Floats]:
+        """Of pairs: the expected worth, the probability that all limits are kept, the worst excess."""
+        predicted = self._model().predict(table)
+        excess = [_mean(term, table, predicted) for term in self._limits.values()]
+        worst = np.max(excess, axis=0) if excess else np.full(len(table), -1.0)
+        kept = self._drawn(table, aim, repeatable=True)[1].mean(axis=0)
+        soft = [_mean(term, table, predicted) for term in self._soft.values()]
+        worth = aim([_mean(term, table, predicted) for term in self._axes]) - _soft_cost(soft)
+        return worth, np.maximum(kept, 0.5 / _DRAWS), worst
+
+    def _model(self) -> Surrogate:
+        """The surrogate, fitted to everything told."""
+        from tritonc.tuner.surrogate import Surrogate
+
+        if self._surrogate is None:
+            self._surrogate = Surrogate(self._encoding, self._quantities, self._sources)
+        if self._fitted != len(self._told):
+            seen = self._measured()
+            self._surrogate.fit(self._table([pair for pair, _ in seen]), [each for _, each in seen])
+            self._fitted = len(self._told)
+        return self._surrogate
+
+    def _works(self, table: Table) -> Floats:
+        """The probability that the candidates can be measured at all."""
+        from tritonc.tuner.surrogate import works
+
+        tried = {each.candidate: each for each in self._told}
+        if not tried:
+            return np.ones(len(table))
+        fine = [isinstance(each.outcome, Measurement) for each in tried.values()]
+        known = self._encoding.table([(each.candidate, each.load) for each in tried.values()])
+        knobs = self._encoding.knobs
+        return works(fine, known.rows[:, :knobs], table.rows[:, :knobs])
+
+    def _apart(self, table: Table) -> Floats:
+        """Less for pairs that are like those asked and not told yet: they will be known soon."""
+        if not self._open:
+            return np.ones(len(table))
+        asked = self._table(self._open)
+        squares = ((table.rows[:, None, :] - asked.rows[None, :, :]) ** 2).sum(axis=2)
+        return np.asarray((1 - np.exp(-2.0 * squares)).prod(axis=1))
+
+    def _askable(self, rng: random.Random, skip: Collection[Candidate]) -> Table:
+        """Pairs that are not being measured, of candidates that did not fail."""
+        out = {each.candidate for each in self._told if isinstance(each.outcome, Failure)}.union(skip)
+        times = Counter((each.candidate, each.load) for each in self._told)
+        done = {pair for pair, count in times.items() if count >= _REPEATS} | set(self._open)
+        table = self._within_reach(rng)
+        return table.at([i for i, pair in enumerate(table.pairs) if pair[0] not in out and pair not in done])
+
+    def _within_reach(self, rng: random.Random) -> Table:
+        """Every pair; of a large space those of measured candidates, their neighbours, and some at random."""
+        space = self.space
+        if not isinstance(space, Space) or len(space) <= ENUMERABLE:
+            return self._all
+        reach = dict.fromkeys([space.baseline, *(each.candidate for each in self._told)])
+        if (best := self.recommend()) is not None:
+            reach |= dict.fromkeys(neighbours(space, best.candidate))
+        while len(reach) < _WIDE:
+            reach[random_point(space, rng)] = None
+        return self._encoding.table(
+            [(candidate, load) for candidate in reach for load in self._loads(candidate)]
+        )
+
+    def _table(self, pairs: Sequence[Pair]) -> Table:
+        """The rows of pairs, known or not."""
+        if all(pair in self._places for pair in pairs):
+            return self._all.at([self._places[pair] for pair in pairs])
+        return self._encoding.table(pairs)
 
 
-def study_names(storage: Path) -> tuple[str, ...]:
-    """Names of the studies in a storage, in no particular order; none where the file is absent.
+def promises_little(promises: Sequence[float]) -> bool:
+    """Whether the last asks in a row promised too little, given what each promised."""
+    last = promises[-PATIENCE:]
+    return len(last) == PATIENCE and max(last) < SMALL_GAIN
 
-    Raises:
-        SetupError: it cannot be read.
+
+def _candidates(space: Space | Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """All of them; of a large space enough to know what its knobs can be."""
+    if not isinstance(space, Space) or len(space) <= ENUMERABLE:
+        return tuple(space)
+    rng = random.Random(0)  # noqa: S311
+    return (space.baseline, *(random_point(space, rng) for _ in range(_WIDE)))
+
+
+def _categories(candidate: Candidate) -> Set[Category]:
+    """The knobs of a candidate whose values have no order, each with its value."""
+    return {(knob, value) for knob, value in candidate.knobs if isinstance(value, str)}
+
+
+def _repeat_gains(worth: Floats, kept: Floats, times: Mapping[Pair, int]) -> Floats:
+    """What it is worth to learn whether measured pairs keep the limits.
+
+    Of perfect knowledge that is the worth of the better choice that it allows; a measurement brings a part.
+
+    Args:
+        worth: of each pair, its probability to keep the limits included.
+        kept: that probability.
+        times: how often each was measured.
     """
-    if not storage.exists():
-        return ()
-    import optuna
+    order = np.argsort(worth)[::-1]
+    best = worth[order[0]]
+    second = worth[order[1]] if len(worth) > 1 else 0.0
+    others = np.where(np.arange(len(worth)) == order[0], second, best)
+    informed = kept * np.maximum(worth / kept, others) + (1 - kept) * others
+    return np.asarray((informed - best) / (1 + np.array(list(times.values()))))
 
-    with _optuna(storage):
-        return tuple(optuna.get_all_study_names(_storage(storage)))
+
+def _mean(term: Term, table: Table, predicted: Mapping[str, tuple[Floats, Floats]]) -> Floats:
+    """What a term is expected to be at pairs."""
+    from tritonc.tuner.surrogate import level_of
+
+    parts = [weight * predicted[name][0] for name, weight in term.weights.items()]
+    return np.asarray(level_of(term, table) + np.sum(parts, axis=0))
 
 
-def finished_trials(space: Space, storage: Path, study: str) -> tuple[Trial, ...]:
-    """Finished trials of a study that exists. Ends no trial: another process may be measuring it.
+def _soft_cost(excesses: Sequence[Floats]) -> Floats | float:
+    """What soft limits that are missed cost, given the logarithms of measured over limit."""
+    return SOFT_WEIGHT * sum(np.maximum(0.0, excess) for excess in excesses)
 
-    Raises:
-        SetupError: it cannot be read.
+
+def _quantities(terms: Iterable[Term]) -> tuple[str, ...]:
+    names = dict.fromkeys(["throughput"])
+    for term in terms:
+        names |= dict.fromkeys(term.weights)
+    return tuple(names)
+
+
+def _sources(encoding: Encoding, history: Sequence[Observation]) -> tuple[Surrogate, ...]:
+    """A surrogate of throughput for each (model, target) of other studies that measured something."""
+    from tritonc.tuner.surrogate import Surrogate
+
+    studies: dict[tuple[str, str], list[tuple[Pair, Measurement]]] = {}
+    for each in history:
+        if isinstance(each.outcome, Measurement):
+            key = (each.candidate.model, each.candidate.target)
+            studies.setdefault(key, []).append(((each.candidate, each.load), each.outcome))
+    sources = []
+    for seen in studies.values():
+        source = Surrogate(encoding, ("throughput",))
+        source.fit(encoding.table([pair for pair, _ in seen]), [outcome for _, outcome in seen])
+        sources.append(source)
+    return tuple(sources)
+
+
+def _student_draws(quantities: int, seed: int) -> Floats:
+    """Draws of Student's t, one column a quantity, from a scrambled Sobol sequence.
+
+    A Gaussian process whose variances are estimated is Student's t; with few measurements its tails matter.
     """
-    import optuna
+    from scipy.special import stdtrit
+    from scipy.stats import qmc
 
-    with _optuna(storage):
-        return tuple(_finished(optuna.load_study(study_name=study, storage=_storage(storage)), space))
-
-
-def _seed(seed: int, asked: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed} {asked}".encode()).digest()[:4])
-
-
-def _storage(path: Path) -> optuna.storages.RDBStorage:
-    import optuna
-    from sqlalchemy import URL
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    url = URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
-    options = {"timeout": _SQLITE_TIMEOUT_S, "factory": _Connection}
-    return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": options})
-
-
-class _Connection(sqlite3.Connection):
-    """Writes ahead to a log, which spares the fifteen transactions of a trial their waits for the disk.
-
-    What was committed outlives this process, however it ends; a power cut may take the last trial.
-    """
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.execute("PRAGMA journal_mode = WAL")
-        self.execute("PRAGMA synchronous = NORMAL")
-
-
-def _open_study(path: Path | None, name: str) -> optuna.Study:
-    import optuna
-
-    storage = optuna.storages.InMemoryStorage() if path is None else _storage(path)
-    return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-
-
-def _end_interrupted(study: optuna.Study) -> None:
-    """Ends the trials that a killed process left open: as told where it was told, else as interrupted."""
-    import optuna
-
-    for frozen in study.get_trials(deepcopy=False):
-        if not frozen.state.is_finished():
-            trial = optuna.Trial(study, frozen._trial_id)  # noqa: SLF001
-            outcome = _outcome_of(frozen)
-            _interrupt(trial) if outcome is None else _close(trial, outcome)
-
-
-def _outcome_of(trial: optuna.trial.FrozenTrial) -> Outcome | None:
-    stored = trial.user_attrs.get("outcome")
-    outcome: Outcome | None = None if stored is None else _outcome_adapter().validate_python(stored)
-    return outcome
-
-
-def _finished(study: optuna.Study, space: Space) -> list[Trial]:
-    """Trials of the study that have an outcome, in order."""
-    from tritonc.tuner.sampler import decoded
-
-    by_knob = {dimension.knob: dimension for dimension in space.dimensions}
-    trials: list[Trial] = []
-    for frozen in study.get_trials(deepcopy=False):
-        attrs = frozen.user_attrs
-        if (outcome := _outcome_of(frozen)) is not None:
-            knobs = {knob: decoded(by_knob[knob], value) for knob, value in frozen.params.items()}
-            candidate = Candidate.of(space.model, space.target, knobs)
-            trials.append(Trial(len(trials) + 1, candidate, outcome, attrs["origin"], attrs["seconds"]))
-    return trials
-
-
-def _close(trial: optuna.Trial, outcome: Outcome) -> None:
-    """Ends a trial: complete with its objective and constraints, or failed with its reason."""
-    from optuna.trial import TrialState
-
-    if isinstance(outcome, Failure):
-        trial.set_user_attr("reason", f"{outcome.reason}: {outcome.detail}")
-        trial.study.tell(trial, state=TrialState.FAIL)
-        return
-    known = trial.constraints
-    for slo, violation in outcome.violations.items():
-        if slo not in known:
-            trial.set_constraint(slo, violation)
-    trial.study.tell(trial, outcome.objective)
-
-
-def _interrupt(trial: optuna.Trial) -> None:
-    from optuna.trial import TrialState
-
-    trial.set_user_attr("reason", "interrupted")
-    trial.study.tell(trial, state=TrialState.FAIL)
-
-
-@cache
-def _outcome_adapter() -> TypeAdapter[Any]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Capacity | Failure)
-
-
-@contextmanager
-def _optuna(path: Path | None) -> Iterator[None]:
-    """Optuna without its chatter, and with what goes wrong in its storage as a SetupError."""
-    import optuna
-    from sqlalchemy.exc import SQLAlchemyError
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            # TPESampler(group=True) is experimental since Optuna 2.8.
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, sqlite3.Error) as err:
-        said = str(err.__cause__ or err).splitlines()[0]  # the lines after it are SQLAlchemy's advertisement
-        raise SetupError(
-            f"the study in {path} cannot be read or written: {said}",
-            "free some space, let no other program use it, or move it away to start a new one",
-        ) from err
+    points = qmc.Sobol(quantities, seed=seed).random(_DRAWS)
+    return np.asarray(stdtrit(_FREEDOM, np.clip(points, 1e-6, 1 - 1e-6)))

@@ -1,9 +1,12 @@
-"""Where candidates are measured: one tritonserver with one repository, one candidate in it at a time."""
+"""Where candidates are measured: one tritonserver with one repository, one candidate in it or a few."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +14,7 @@ from types import TracebackType
 from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.output.writer import write_repository
 from tritonc.compiler.project import Project
-from tritonc.compiler.repository import compile_candidate
+from tritonc.compiler.repository import Repository, compile_candidate, compile_candidates
 from tritonc.schemas.measurement import Failure
 from tritonc.tuner.engines import Engine, Server, ServerFailure
 
@@ -19,12 +22,14 @@ _LOAD_S = {"cpu": 120.0, "gpu": 1800.0}
 """A model that loads for longer has failed: it takes seconds on a CPU, minutes where TensorRT builds."""
 _SETTLE_S = 20.0
 _POLL_S = 0.05
+_LOADS_AT_ONCE = 2
+"""Models loaded at the same time: most of it is starting an interpreter, on one core each."""
 _GIVE_UP = frozenset({"load_timeout", "server_crashed", "server_hung", "out_of_memory"})
 """After these a server cannot be trusted with the next candidate."""
 
 
 class Stand:
-    """Serves one candidate after another without restarting the server, as long as that one is well.
+    """Serves one candidate after another, or a few side by side, by one server as long as that is well.
 
     Use it as a context manager; leaving it stops the server.
 
@@ -61,7 +66,9 @@ class Stand:
         self._loaded: Candidate | None = None
         self._loaded_s = 0.0
         self._models: set[str] = set()
+        self._together: dict[Candidate, str] = {}
         self._leaving: frozenset[int] = frozenset()
+        self._instances: frozenset[int] = frozenset()
 
     def start(self) -> Server:
         """The running server, started where there is none.
@@ -80,10 +87,11 @@ class Stand:
         return self._server
 
     def serve(self, candidate: Candidate) -> tuple[Server, float]:
-        """The server with `candidate` loaded in the place of the one before, and the seconds loading took.
+        """The server with `candidate` loaded, and the seconds loading took.
 
-        The one before is not unloaded first: Triton replaces it when the new one is ready, and its Python
-        backend then sleeps for a second for each old instance, which nobody has to wait for (see `settle`).
+        It takes the place of the one before unless it is one of those loaded side by side. The one before is
+        not unloaded first: Triton replaces it when the new one is ready, and its Python backend then sleeps
+        for a second for each old instance. Nobody has to wait for that: they run only when nothing else does.
 
         Raises:
             ServerFailure: it does not load.
@@ -92,21 +100,78 @@ class Stand:
         server = self.start()
         if candidate == self._loaded:
             return server, self._loaded_s
+        if candidate in self._together:
+            return server, 0.0
         if candidate.model not in self._models:
             self.withdraw()
             server = self.start()
-        write_repository(compile_candidate(self._project, candidate), self._repository, "link", durable=False)
+        self._write(compile_candidate(self._project, candidate))
         before = _children(server.pid)
         self._loaded = None
         self._models.add(candidate.model)
         started = time.monotonic()
-        server.load(candidate.model, _LOAD_S[self._project.spec.targets[candidate.target].device])
+        server.load(candidate.model, self._load_s(candidate))
         self._loaded, self._loaded_s = candidate, time.monotonic() - started
         self._leaving = before
+        _yield_to_others(before)
+        self._instances = _children(server.pid) - before
         return server, self._loaded_s
 
+    def serve_together(self, candidates: Sequence[Candidate]) -> None:
+        """Loads candidates of one target side by side, in the place of what was there.
+
+        Raises:
+            ServerFailure: they cannot be loaded side by side; none of them is loaded then.
+            EngineError: no server can be started.
+        """
+        self.start()
+        self.withdraw()
+        server = self.start()
+        names = {candidate: f"{candidate.model}-{candidate.id}" for candidate in candidates}
+        self._write(compile_candidates(self._project, {name: one for one, name in names.items()}))
+        self._models.update(names.values())
+        pool = ThreadPoolExecutor(_LOADS_AT_ONCE)
+        try:
+            for _ in pool.map(lambda one: server.load(names[one], self._load_s(one)), candidates):
+                pass
+        except ServerFailure as err:
+            pool.shutdown(cancel_futures=True)
+            self.recover(err.failure)
+            self.withdraw()
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C stops the server, which ends the loads
+        self._together = names
+        self._instances = _children(server.pid) - self._leaving
+
+    def name_of(self, candidate: Candidate) -> str:
+        """The name that the server knows a candidate by."""
+        return self._together.get(candidate, candidate.model)
+
+    def has_room_for(self, target: str, memory_bytes: int) -> bool:
+        """Whether models that take so much host memory together may be loaded side by side.
+
+        Not on a GPU: who allocates first there leaves the others what is left.
+        """
+        import psutil
+
+        spec = self._project.spec.targets[target]
+        available = psutil.virtual_memory().available
+        return spec.device == "cpu" and memory_bytes <= min(available, spec.memory or available)
+
+    def _write(self, repository: Repository) -> None:
+        write_repository(repository, self._repository, "link", durable=False)
+
+    def _load_s(self, candidate: Candidate) -> float:
+        return _LOAD_S[self._project.spec.targets[candidate.target].device]
+
+    @property
+    def leaving(self) -> Set[int]:
+        """Processes of what was loaded before that may not be gone yet."""
+        return self._leaving
+
     def settle(self) -> None:
-        """Returns when the instances of the candidate before are gone: their memory would count too."""
+        """Returns when the instances of what was loaded before are gone."""
         deadline = time.monotonic() + _SETTLE_S
         while self._server is not None and self._leaving & _children(self._server.pid):
             if time.monotonic() > deadline:
@@ -115,22 +180,30 @@ class Stand:
         self._leaving = frozenset()
 
     def withdraw(self) -> None:
-        """Unloads what is loaded; a server that cannot is given up."""
+        """Unloads what is loaded, without waiting for it to be gone; a server that cannot is given up."""
+        server, models = self._server, tuple(self._models)
+        self._forget()
+        if server is None or not models:
+            return
+        self._leaving = _children(server.pid)
         try:
-            for model in tuple(self._models):
-                if self._server is not None:
-                    self._server.unload(model)
+            for model in models:
+                server.unload(model, wait=False)
         except ServerFailure:
             self.give_up()
-        self._forget()
 
     def recover(self, failure: Failure) -> None:
         """Gives the server up if, after `failure`, the next candidate should have a new one."""
         self._loaded = None
         if self._server is None:
             return
-        if failure.reason in _GIVE_UP or not (self._server.alive() and self._server.responsive()):
+        is_well = self._server.alive() and self._server.responsive() and self._has_all_instances()
+        if failure.reason in _GIVE_UP or not is_well:
             self.give_up()
+
+    def _has_all_instances(self) -> bool:
+        """Whether no instance of what is loaded has ended: a server that lost one cannot unload the model."""
+        return self._server is not None and self._instances <= _children(self._server.pid)
 
     def give_up(self) -> None:
         """Stops the server; the next candidate gets a new one."""
@@ -156,10 +229,24 @@ class Stand:
 
 
 def _children(pid: int) -> frozenset[int]:
-    """Processes that the server has started: the Python backend's instances, one each."""
+    """Processes that the server has started and that run: the Python backend's instances, one each."""
     import psutil
 
     try:
-        return frozenset(child.pid for child in psutil.Process(pid).children(recursive=True))
+        children = psutil.Process(pid).children(recursive=True)
     except psutil.Error:
         return frozenset()
+    found = set()
+    for child in children:
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            if child.status() != psutil.STATUS_ZOMBIE:
+                found.add(child.pid)
+    return frozenset(found)
+
+
+def _yield_to_others(pids: Iterable[int]) -> None:
+    """Lets processes run only when nothing else wants a core: ending an instance takes 35 ms of one."""
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").glob("*"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))

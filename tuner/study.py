@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.lock import Configuration, Decision, Digests, Result
 from tritonc.schemas.measurement import EngineInfo, Failure, Hardware, Load, Measurement
-from tritonc.tuner.confirm import Role, Verdict, decide
-from tritonc.tuner.events import Confirming, Observer, SearchEnded, TrialFinished, TrialStarted, Warned
+from tritonc.tuner.confirm import LAST_LOOK, MATTERS, Comparison, Role, Verdict, decide
+from tritonc.tuner.encoding import behaviour
+from tritonc.tuner.events import Confirming, Observer, SearchEnded, TrialStarted, Warned
+from tritonc.tuner.front import MEMBERS, Choice, choose, front_of, trials_on_front
 from tritonc.tuner.measure import Capacity
-from tritonc.tuner.race import ROUNDS, Entrant, Finisher, Measuring, Sample, race
-from tritonc.tuner.search import Search, Trial
+from tritonc.tuner.objective import axes_of, missed
+from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch, Trial
+from tritonc.tuner.race import Entrant, Finisher, Measuring, Sample, race
+from tritonc.tuner.search import PATIENCE, SMALL_GAIN
+from tritonc.tuner.session import Session
 
 FINALISTS = 3
 _NEAR = 0.10
-"""Share of the best objective within which a candidate is a finalist: single measurements of a configuration
-differ by 3 to 8% at the 90th percentile (design/search.md, fact 5)."""
+"""Share of the best objective within which a candidate can be a finalist: single measurements of one differ
+by 3 to 8% at the 90th percentile (design/search.md, fact 5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +47,19 @@ class Outcome:
     Attributes:
         verdict: None where no contender could be measured.
         failures: contenders that could not be measured again, and why.
+        front: those that no other one beats in all objectives, where there are several.
+        choice: how the verdict was taken from the front.
     """
 
     verdict: Verdict | None
     finishers: tuple[Finisher, ...]
     failures: Mapping[Candidate, Failure]
+    front: tuple[Finisher, ...] = ()
+    choice: Choice | None = None
 
 
 def search_candidates(
-    search: Search,
+    search: OptunaSearch,
     measuring: Measuring[Sample],
     *,
     trials: int,
@@ -57,6 +67,7 @@ def search_candidates(
     observer: Observer,
     log: Callable[[Trial], None],
     clock: Callable[[], float] = time.monotonic,
+    expected: Callable[[Candidate], Load | None] = lambda _candidate: None,
 ) -> None:
     """Measures candidates until `trials` are finished, the time is up, or none is left.
 
@@ -69,28 +80,26 @@ def search_candidates(
             compares with, is measured in any case.
         log: told every finished trial, while no load runs.
         clock: seconds that only grow.
+        expected: the load at which a candidate's limits should end, where there is a guess.
     """
+    session = Session(search, measuring, observer, log, clock, expected)
     while True:
         if len(search.trials) >= trials:
             return observer(SearchEnded(f"{len(search.trials)} trials are finished"))
         if clock() >= deadline and search.trials:
             return observer(SearchEnded("the time is up"))
+        if search.is_over:
+            promised = f"the last {PATIENCE} runs or more promised less than {SMALL_GAIN:.1%} each"
+            return observer(SearchEnded(f"{len(search.trials)} trials are finished; {promised}"))
+        session.look_at_reference(deadline)
         candidate = search.ask()
         if candidate is None:
             return observer(SearchEnded(f"all {len(search.space)} candidates were measured"))
-        started = clock()
         observer(TrialStarted(len(search.trials) + 1, candidate))
-        try:
-            outcome = measuring.capacity(candidate)
-        except BaseException:
-            search.abandon(candidate)
-            raise
-        trial = search.tell(candidate, outcome, clock() - started)
-        log(trial)
-        observer(TrialFinished(trial, search.best()))
+        session.trial(candidate)
 
 
-def compared_with(search: Search) -> Measurement | None:
+def compared_with(search: OptunaSearch) -> Measurement | None:
     """What weighted objectives are relative to: the baseline, else the first candidate that was measured.
 
     None before either was: the one that is measured then has the objective 0, as have its equals.
@@ -101,56 +110,117 @@ def compared_with(search: Search) -> Measurement | None:
     return first.measurement if first else None
 
 
-def entrants(search: Search, previous: Candidate | None, previous_load: Load | None) -> tuple[Entrant, ...]:
+def entrants(
+    search: OptunaSearch, previous: Candidate | None, previous_load: Load | None
+) -> tuple[Entrant, ...]:
     """Who is measured again: baseline, previous choice and finalists, each at the load it carried.
 
-    Finalists keep the SLO and come near the best that does; where none does, the least violating one is
-    measured again.
+    Finalists keep the SLO and come so near the best that does that noise may have hidden the better one; of
+    those that behave alike the best. For a front those on it are finalists. Where none keeps the SLO, the
+    least violating one is measured again.
     """
     chosen: dict[Candidate, Entrant] = {}
 
-    def enter(candidate: Candidate, role: Role, load: Load | None) -> None:
+    def enter(candidate: Candidate, role: Role, seen: Measurement | None, load: Load | None = None) -> None:
+        load = seen.load if seen else load
         if load is not None:
-            chosen.setdefault(candidate, Entrant(candidate, role, load))
+            chosen.setdefault(candidate, Entrant(candidate, role, load, seen))
 
-    enter(search.space.baseline, "baseline", _load(search.outcome(search.space.baseline)))
+    enter(search.space.baseline, "baseline", _carried(search.outcome(search.space.baseline)))
     if previous is not None:
-        enter(previous, "previous", _load(search.outcome(previous)) or previous_load)
+        enter(previous, "previous", _carried(search.outcome(previous)), previous_load)
     ranked = search.ranked()
     able = [trial for trial in ranked if trial.capacity is not None and trial.capacity.slo_met]
-    for trial in _near_the_best(able) if able else ranked[:1]:
-        enter(trial.candidate, "finalist", _load(trial.outcome))
-    return tuple(chosen.values())
+    alike = [behaviour(candidate) for candidate in chosen]
+    is_front = bool(axes_of(search.goal.objective))
+    wanted = trials_on_front(able, search.goal) if is_front else _near_the_best(able)
+    for trial in wanted if able else ranked[:1]:
+        if behaviour(trial.candidate) not in alike:
+            alike.append(behaviour(trial.candidate))
+            enter(trial.candidate, "finalist", _carried(trial.outcome))
+    standing = [entrant for entrant in chosen.values() if entrant.role != "finalist"]
+    finalists = [entrant for entrant in chosen.values() if entrant.role == "finalist"]
+    return (*standing, *finalists[: MEMBERS if is_front else FINALISTS])
 
 
 def _near_the_best(able: Sequence[Trial]) -> Sequence[Trial]:
-    """The first few of trials sorted best first, as long as they come near the first."""
+    """Those of trials sorted best first that may be as good as the first."""
+    if not able:
+        return ()
     best = able[0].capacity
     assert best is not None
-    near = [
-        t for t in able if t.capacity and t.capacity.objective >= best.objective - _NEAR * abs(best.objective)
+    return [
+        trial
+        for trial in able
+        if trial.capacity
+        and best.worth - trial.capacity.worth <= _noise(best, trial.capacity) * abs(best.worth)
     ]
-    return near[:FINALISTS]
 
 
-def _load(outcome: Capacity | Failure | None) -> Load | None:
-    return outcome.measurement.load if isinstance(outcome, Capacity) else None
+def _noise(one: Capacity, other: Capacity) -> float:
+    """The share of the objective by which two single measurements may differ and mean nothing."""
+    widths = [
+        1 - each.measurement.throughput.low / each.objective
+        for each in (one, other)
+        if each.objective == each.measurement.throughput.value and each.measurement.throughput.low
+    ]
+    return min(_NEAR, max(MATTERS, math.hypot(*widths))) if len(widths) == 2 else _NEAR
 
 
-def confirm(runners: Sequence[Entrant], measuring: Measuring[Sample], observer: Observer) -> Outcome:
-    """Races the entrants and decides."""
+def _carried(outcome: Capacity | Failure | None) -> Measurement | None:
+    return outcome.measurement if isinstance(outcome, Capacity) else None
+
+
+def confirm(
+    runners: Sequence[Entrant],
+    measuring: Measuring[Sample],
+    observer: Observer,
+    goal: Goal = ANY_THROUGHPUT,
+    picked: Candidate | None = None,
+) -> Outcome:
+    """Races the entrants and decides.
+
+    Args:
+        runners: see `entrants`.
+        measuring: measures them.
+        observer: told what happens.
+        goal: of the study.
+        picked: what a person picked from the front that the lock held before.
+    """
+    is_front = bool(axes_of(goal.objective))
 
     def on_turn(entrant: Entrant, number: int) -> None:
-        observer(Confirming(entrant.candidate, entrant.role, number, ROUNDS))
+        observer(Confirming(entrant.candidate, entrant.role, number, LAST_LOOK))
 
-    finishers, failures = race(runners, measuring, on_turn=on_turn)
+    finishers, failures = race(runners, measuring, on_turn=on_turn, is_front=is_front)
     for candidate, failure in failures.items():
         observer(Warned(f"{candidate.id} could not be measured again: {failure.reason}: {failure.detail}"))
+    if is_front and (front := front_of(finishers, goal)):
+        chosen, choice = choose(front, finishers, goal, picked)
+        return Outcome(chosen, finishers, failures, front, choice)
     verdict = decide([finisher.contender for finisher in finishers]) if finishers else None
+    if verdict is not None and verdict.chosen.role != "finalist":
+        for line in _not_chosen(verdict, finishers):
+            observer(Warned(line))
     return Outcome(verdict, finishers, failures)
 
 
-def decision_of(search: Search, outcome: Outcome, evidence: Evidence) -> Decision:
+def _not_chosen(verdict: Verdict, finishers: Sequence[Finisher]) -> Iterator[str]:
+    """What each finalist reached where none was chosen, a line each: the lock has no place for it."""
+    seen = Comparison([finisher.contender for finisher in finishers])
+    for finisher in finishers:
+        contender, measured = finisher.contender, finisher.measurement
+        if contender.role == "finalist":
+            lead = math.expm1(seen.lead(contender, verdict.chosen))
+            p99 = f", p99 {measured.latency_ms['p99'].value:.4g} ms" if "p99" in measured.latency_ms else ""
+            yield (
+                f"note: finalist {contender.candidate.id} confirmed at {measured.throughput.value:.4g} "
+                f"inferences/s{p99}, SLO {'met' if contender.slo_met else 'missed'}; "
+                f"objective {lead:+.1%} to that of {verdict.chosen.candidate.id}, which stays"
+            )
+
+
+def decision_of(search: OptunaSearch, outcome: Outcome, evidence: Evidence) -> Decision:
     """The decision as the lock holds it. There must be a verdict."""
     verdict = outcome.verdict
     assert verdict is not None
@@ -165,6 +235,8 @@ def decision_of(search: Search, outcome: Outcome, evidence: Evidence) -> Decisio
         chosen=by_candidate[verdict.chosen.candidate],
         baseline=by_role.get("baseline"),
         baseline_failure=failed if isinstance(failed, Failure) else None,
+        front=tuple(_result(member) for member in outcome.front),
+        choice=outcome.choice,
         previous=previous,
         slo_met=verdict.chosen.slo_met,
         improved=verdict.improved,
@@ -191,4 +263,6 @@ def _result(finisher: Finisher) -> Result:
         measurement=finisher.measurement,
         slo_met=finisher.contender.slo_met,
         objective=finisher.objective,
+        missed=missed(finisher.violations),
+        missed_soft=missed(finisher.soft),
     )

@@ -1,20 +1,23 @@
 """Trials in MLflow: a parent run for each (model, target), a nested run for each trial.
 
 Optuna's study is what tritonc itself relies on; MLflow is for people. So a tracking server that cannot be
-reached never stops a study: it is said once, and the next `tune` that measures logs what is missing.
-Importing MLflow and opening its database take about four seconds, so both are done in a thread that is
-started before the server and joined before the first load runs; a trial costs about 0.03 s after that.
+reached, or does not answer in time, never stops a study: it is said once, and the next `tune` logs what is
+missing. All that is done with it is done in one thread, one thing after another.
+Importing MLflow and opening its database take about four seconds, so a thread does both while the server
+starts and the first model loads; `Tracking.settle` waits for it before a load runs. A trial costs about
+0.02 s after that.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
+import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
     from tritonc.tuner.measure import Capacity
-    from tritonc.tuner.search import Outcome
+    from tritonc.tuner.optuna_search import Outcome
 
 _ENVIRONMENT = {
     # No word to anybody from a person's machine.
@@ -37,6 +40,10 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
+_PATIENCE_S = 60.0
+"""MLflow gets so long for one thing: it opens in four seconds, and takes a trial in 0.02 s."""
+LEAVING_S = 5.0
+"""It gets so long where the person waits for tritonc to end."""
 _PARAMETER_LENGTH = 6000
 """MLflow refuses longer values of parameters."""
 
@@ -82,6 +89,8 @@ def metrics_of(measurement: Measurement) -> dict[str, float]:
         "mean_batch_inferences": measurement.mean_batch,
         "memory_bytes": measurement.memory_bytes,
         "gpu_memory_bytes": measurement.gpu_memory_bytes,
+        "load_s": measurement.load_s,
+        "joules_per_inference": measurement.joules_per_inference,
     }
     for statistic, interval in measurement.latency_ms.items():
         numbers[f"{statistic}_latency_ms"] = interval.value
@@ -128,6 +137,7 @@ class Tracking:
     ) -> None:
         self.uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
         self.shown_uri = redacted(uri) if uri else self.uri
+        self._database = None if uri else folder / "mlflow.db"
         self._artifacts = None if uri else (folder / "mlartifacts").as_uri()
         self._experiment = experiment
         self._warn = warn
@@ -136,14 +146,52 @@ class Tracking:
         self._parent: Run | None = None
         self._problem = ""
         self._folder = folder
-        self._connecting: threading.Thread | None = None
+        self._logged: frozenset[str] = frozenset()
+        self._thread: threading.Thread | None = None
+        self._is_off = False
 
     def connect(self) -> None:
         """Begins to open the connection, which takes seconds; whatever needs it waits for it."""
-        if self._connecting is None:
+        if self._thread is None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._connecting = threading.Thread(target=self._connect, name="mlflow", daemon=True)
-            self._connecting.start()
+            self._begin(self._connect)
+
+    def _begin(self, work: Callable[[], None]) -> None:
+        """Has a thread do some work after what it does already; `settle` says what goes wrong."""
+        if self._is_off:
+            return
+        before = self._thread
+
+        def guarded() -> None:
+            if before is not None:
+                before.join()
+            try:
+                work()
+            except Exception as err:  # noqa: BLE001  (a thread's seam: said to the person by `settle`)
+                self._problem = self._in_one_line(err)
+
+        self._thread = threading.Thread(target=guarded, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def settle(self, patience_s: float = _PATIENCE_S) -> None:
+        """Returns when nothing is done in the background any more, and says what went wrong there.
+
+        What takes longer than `patience_s` is waited for no more, and nothing more is logged in this run.
+        """
+        if self._is_off or self._thread is None:
+            return
+        self._thread.join(patience_s)
+        if self._thread.is_alive():
+            self._problem = f"no answer within {patience_s:g} s"
+        if problem := self._problem:
+            self._say(problem)
+
+    @property
+    def place(self) -> str:
+        """A name of this MLflow, without credentials; empty where it is a database that is not there."""
+        if self._database is not None and not self._database.exists():
+            return ""
+        return hashlib.sha256(self.uri.encode()).hexdigest()[:12]
 
     @property
     def is_on(self) -> bool:
@@ -153,29 +201,39 @@ class Tracking:
     @property
     def parent_run(self) -> str | None:
         """Id of the open parent run."""
+        self.settle()
         return self._parent.info.run_id if self._parent else None
 
-    def open_study(self, study: str, name: str, tags: Mapping[str, str]) -> frozenset[str]:
-        """Opens the parent run of a study, the one it had before if there is one.
+    @property
+    def logged(self) -> frozenset[str]:
+        """Ids of the candidates whose trials the study's parent run had when it was opened."""
+        self.settle()
+        return self._logged
 
-        Returns:
-            Ids of the candidates whose trials are logged already.
-        """
-        self._parent = None
-        logged: frozenset[str] = frozenset()
-        with self._guard():
-            client = self._ready()
-            if client is not None:
-                self._parent = self._continued_or_new(client, study, name)
-                parent = self._parent.info.run_id
-                client.log_batch(parent, tags=_tags(tags))
-                query = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`tritonc.kind` = 'trial'"
-                ended = (run for run in self._runs(query) if run.info.status != "RUNNING")
-                logged = frozenset(run.data.tags["tritonc.candidate"] for run in ended)
-        return logged
+    def open_study(self, study: str, name: str, tags: Mapping[str, str]) -> None:
+        """Begins to open the parent run of a study, the one it had before if there is one."""
+        self._parent, self._logged = None, frozenset()
+        self.connect()
+        self._begin(lambda: self._open(study, name, tags))
+
+    def _open(self, study: str, name: str, tags: Mapping[str, str]) -> None:
+        client = self._client
+        if client is None:
+            return
+        found = self._continued_or_new(client, study, name)
+        parent = found.info.run_id
+        client.log_batch(parent, tags=_tags(tags))
+        runs = self._runs(client, f"tags.`mlflow.parentRunId` = '{parent}'")
+        for run in runs:  # a tune that was killed left it half logged
+            if run.info.status == "RUNNING":
+                client.set_terminated(run.info.run_id, "KILLED")
+        trials = (run for run in runs if run.data.tags["tritonc.kind"] == "trial")
+        ended = (run for run in trials if run.info.status in ("FINISHED", "FAILED"))
+        self._logged = frozenset(run.data.tags["tritonc.candidate"] for run in ended)
+        self._parent = found
 
     def _continued_or_new(self, client: MlflowClient, study: str, name: str) -> Run:
-        found = self._runs(f"tags.`tritonc.study` = '{study}' and tags.`tritonc.kind` = 'study'")
+        found = self._runs(client, f"tags.`tritonc.study` = '{study}' and tags.`tritonc.kind` = 'study'")
         if found:
             client.update_run(found[0].info.run_id, status="RUNNING")
             return found[0]
@@ -184,62 +242,65 @@ class Tracking:
 
     def log_trial(self, trial: TrialRun) -> None:
         """Logs a finished trial as a nested run of the open study."""
-        with self._guard():
-            client = self._ready()
-            if client is None or self._parent is None:
-                return
-            tags = {
-                "mlflow.parentRunId": self._parent.info.run_id,
-                "tritonc.kind": trial.kind,
-                "tritonc.candidate": trial.candidate,
-                **(trial.tags or {}),
-            }
-            run = client.create_run(self._experiment_id, run_name=trial.name, tags=tags).info.run_id
-            _log_outcome(client, run, trial)
+        self._begin(lambda: self._log(trial))
+        self.settle()
 
-    def close_study(self, status: Status, tags: Mapping[str, str] | None = None) -> None:
-        """Ends the parent run."""
-        with self._guard():
-            client = self._ready()
-            if client is not None and self._parent is not None:
-                client.log_batch(self._parent.info.run_id, tags=_tags(tags or {}))
-                client.set_terminated(self._parent.info.run_id, status)
+    def _log(self, trial: TrialRun) -> None:
+        client = self._client
+        if client is None or self._parent is None:
+            return
+        tags = {
+            "mlflow.parentRunId": self._parent.info.run_id,
+            "tritonc.kind": trial.kind,
+            "tritonc.candidate": trial.candidate,
+            **(trial.tags or {}),
+        }
+        run = client.create_run(self._experiment_id, run_name=trial.name, tags=tags).info.run_id
+        _log_outcome(client, run, trial)
+
+    def close_study(
+        self, status: Status, tags: Mapping[str, str] | None = None, *, patience_s: float = _PATIENCE_S
+    ) -> None:
+        """Ends the parent run; waits for MLflow no longer than `patience_s`."""
+        self._begin(lambda: self._close(status, tags or {}))
+        self.settle(patience_s)
+
+    def _close(self, status: Status, tags: Mapping[str, str]) -> None:
+        if self._client is not None and self._parent is not None:
+            self._client.log_batch(self._parent.info.run_id, tags=_tags(tags))
+            self._client.set_terminated(self._parent.info.run_id, status)
 
     def _connect(self) -> None:
-        try:
-            os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
-            from mlflow.tracking import MlflowClient
+        os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+        from mlflow.tracking import MlflowClient
 
-            # MLflow sets these levels up itself when it is imported; what goes wrong is said by _say.
-            for chatty in ("mlflow", "alembic"):
-                logging.getLogger(chatty).setLevel(logging.CRITICAL)
-            client = MlflowClient(tracking_uri=self.uri)
-            experiment = client.get_experiment_by_name(self._experiment)
-            self._experiment_id = (
-                experiment.experiment_id
-                if experiment
-                else client.create_experiment(self._experiment, artifact_location=self._artifacts)
-            )
-            self._client = client
-        except Exception as err:  # noqa: BLE001  (a thread's seam: said to the person by _ready)
-            self._problem = self._in_one_line(err)
+        # MLflow sets these levels up itself when it is imported; what goes wrong is said by _say.
+        for chatty in ("mlflow", "alembic"):
+            logging.getLogger(chatty).setLevel(logging.CRITICAL)
+        if self._database is not None and not self._database.exists():
+            _make(self._database)
+        client = MlflowClient(tracking_uri=self.uri)
+        experiment = client.get_experiment_by_name(self._experiment)
+        self._experiment_id = (
+            experiment.experiment_id
+            if experiment
+            else client.create_experiment(self._experiment, artifact_location=self._artifacts)
+        )
+        self._client = client
 
     def _ready(self) -> MlflowClient | None:
-        """The client, once it is there; the first time that it is not, says so."""
+        """The client, once it is there."""
         self.connect()
-        assert self._connecting is not None
-        self._connecting.join()
-        if problem := self._problem:
-            self._say(problem)
-        return self._client
+        self.settle()
+        return None if self._is_off else self._client
 
     def _say(self, problem: str) -> None:
         self._warn(
             f"warning: MLflow at {self.shown_uri} does not work ({problem}); trials are kept in the study, "
-            "and the next `tritonc tune` that measures logs what is missing"
+            "and the next `tritonc tune` logs what is missing"
         )
         self._problem = ""
-        self._client = None
+        self._is_off = True
 
     def _in_one_line(self, err: Exception) -> str:
         """What went wrong, without the credentials that MLflow repeats with its address."""
@@ -248,24 +309,26 @@ class Tracking:
         lines = [line for line in said.strip().splitlines() if not line.startswith("(raised as a result")]
         return (lines[0] if lines else type(err).__name__)[:200]
 
-    def _runs(self, query: str) -> list[Run]:
-        assert self._client is not None
+    def _runs(self, client: MlflowClient, query: str) -> list[Run]:
         runs: list[Run] = []
         token = None
         while True:
-            page = self._client.search_runs([self._experiment_id], query, max_results=1000, page_token=token)
+            page = client.search_runs([self._experiment_id], query, max_results=1000, page_token=token)
             runs += page
             token = page.token
             if not token:
                 return runs
 
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        """Whatever goes wrong inside is said once, and nothing more is logged in this run."""
-        try:
-            yield
-        except Exception as err:  # noqa: BLE001  (people's view of the data must never stop a study)
-            self._say(self._in_one_line(err))
+
+def _make(database: Path) -> None:
+    """Makes MLflow's database, whole or not at all: one that is half made never works again."""
+    from mlflow.tracking import MlflowClient
+
+    new = database.with_name(f"{database.name}.{secrets.token_hex(4)}.new")  # MLflow remembers failed ones
+    for left in database.parent.glob(f"{database.name}.*.new*"):
+        left.unlink()
+    MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
+    new.rename(database)
 
 
 def _log_outcome(client: MlflowClient, run: str, trial: TrialRun) -> None:
@@ -292,15 +355,19 @@ def _log_outcome(client: MlflowClient, run: str, trial: TrialRun) -> None:
 
 def _capacity_metrics(capacity: Capacity) -> Iterable[tuple[str, float, int]]:
     """(name, value, step) of everything in a capacity; load steps carry their load as the step."""
-    for name, value in metrics_of(capacity.measurement).items():
-        yield name, value, 0
-    name, value = load_of(capacity.measurement)
-    yield name, value, 0
+    seen = {f"{model}/": each for model, each in capacity.members.items()} or {"": capacity.measurement}
+    for of, measured in seen.items():
+        for name, value in metrics_of(measured).items():
+            yield f"{of}{name}", value, 0
+        name, value = load_of(measured)
+        yield f"{of}{name}", value, 0
     yield "objective", capacity.objective, 0
     yield "slo_met", float(capacity.slo_met), 0
     for slo, violation in capacity.violations.items():
         yield f"violation_of_{slo}", violation, 0
-    for measured in capacity.steps:
+    for slo, violation in capacity.soft.items():
+        yield f"violation_of_soft_{slo}", violation, 0
+    for measured in () if capacity.members else capacity.steps:
         for name, value in metrics_of(measured).items():
             yield f"step_{name}", value, round(load_of(measured)[1])
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.joint import members_of
 from tritonc.compiler.project import Project
 from tritonc.compiler.repository import compile_candidate
 from tritonc.schemas.measurement import Failure
+from tritonc.tuner.optuna_search import OptunaSearch, Trial
 from tritonc.tuner.race import Finisher
-from tritonc.tuner.search import Search, Trial
 from tritonc.tuner.stand import Stand
 from tritonc.tuner.tracking import Tracking, TrialRun
 
@@ -17,18 +18,18 @@ from tritonc.tuner.tracking import Tracking, TrialRun
 class TrialLog:
     """Logs the trials of one study. Nothing is logged while a load runs: it is called between trials."""
 
-    def __init__(self, project: Project, tracking: Tracking, search: Search, stand: Stand) -> None:
+    def __init__(self, project: Project, tracking: Tracking, search: OptunaSearch, stand: Stand) -> None:
         self._project = project
         self._tracking = tracking
         self._search = search
         self._stand = stand
 
     def open(self, tags: dict[str, str]) -> None:
-        """Opens the parent run, and logs trials of earlier runs that it misses."""
+        """Begins to open the parent run, and logs trials of earlier runs that it misses."""
         space = self._search.space
-        logged = self._tracking.open_study(self._search.study, f"{space.model} on {space.target}", tags)
+        self._tracking.open_study(self._search.study, f"{space.model} on {space.target}", tags)
         for trial in self._search.trials:
-            if self._tracking.is_on and trial.candidate.id not in logged:
+            if self._tracking.is_on and trial.candidate.id not in self._tracking.logged:
                 self._tracking.log_trial(self._run(trial, ""))
 
     def trial(self, trial: Trial) -> None:
@@ -69,6 +70,9 @@ class TrialLog:
         )
 
     def _config(self, candidate: Candidate) -> str:
-        files = compile_candidate(self._project, candidate).files
-        content = files[PurePosixPath(candidate.model, "config.pbtxt")]
-        return content.decode() if isinstance(content, bytes) else ""
+        """Its config.pbtxt; of a joint candidate those of all members, one after another."""
+        texts = []
+        for model, one in members_of(candidate).items():
+            content = compile_candidate(self._project, one).files[PurePosixPath(model, "config.pbtxt")]
+            texts.append(content.decode() if isinstance(content, bytes) else "")
+        return "\n".join(texts)

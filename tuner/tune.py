@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tritonc.compiler.build import compile_targets, require_writable, write_targets
@@ -13,24 +13,26 @@ from tritonc.compiler.project import Project
 from tritonc.compiler.selection import check_lock
 from tritonc.schemas.errors import InputErrors, SetupError
 from tritonc.schemas.lock import Decision, Lock
-from tritonc.schemas.lock_file import read_lock
+from tritonc.schemas.lock_file import read_lock, write_lock
 from tritonc.tuner.engines import Engine
 from tritonc.tuner.events import (
     Observer,
     TargetSkipped,
     Undecided,
 )
-from tritonc.tuner.extras import require_tune_extra
-from tritonc.tuner.job import Job, measured_with, study_of
+from tritonc.tuner.extras import require_sampler_extra, require_tune_extra
+from tritonc.tuner.job import Job, lock_to_extend, measured_with, study_of
 from tritonc.tuner.objective import Objective
+from tritonc.tuner.optuna_search import Trial, finished_trials, study_names
+from tritonc.tuner.pick import picked
 from tritonc.tuner.plan import Plan, Settings, Task
-from tritonc.tuner.search import Trial, finished_trials, study_names
+from tritonc.tuner.tracking import Tracking
 
 STATE_FOLDER = ".tritonc"
 _TYPICAL_TRIAL_S = 10.0
 """What a trial takes at most on average, loading included, until this project has some of its own."""
-_TYPICAL_CONFIRMATION_S = 90.0
-"""Four contenders, four rounds of some 250 requests, each with a load of the model."""
+_TYPICAL_CONFIRMATION_S = 30.0
+"""Four contenders loaded side by side, three to eight rounds of some 330 requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class TuneResult:
         not_built: why nothing was built, though the lock is written: it holds a decision for a model that was
             not tuned now and that no longer belongs to the spec.
         tracking_uri: of the MLflow that has the trials, without credentials.
+        prices: of an hour of each target that has one.
     """
 
     decisions: tuple[Decision, ...]
@@ -77,6 +80,7 @@ class TuneResult:
     built: Mapping[str, tuple[Difference, ...]]
     not_built: InputErrors | None
     tracking_uri: str
+    prices: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def slo_met(self) -> bool:
@@ -99,6 +103,7 @@ def tune(
         OutputError: the output folder holds files that tritonc did not write.
     """
     require_tune_extra()
+    require_sampler_extra(settings.sampler)
     state = project.folder.resolve() / STATE_FOLDER
     out = project.folder / "build"
     targets = tuple(project.spec.targets)
@@ -123,6 +128,67 @@ def tune(
         built=built,
         not_built=not_built,
         tracking_uri=job.tracking.shown_uri,
+        prices=prices_in(project),
+    )
+
+
+def prices_in(project: Project) -> dict[str, float]:
+    """The price of an hour of each target that has one."""
+    prices = {name: target.price_per_hour for name, target in project.spec.targets.items()}
+    return {name: price for name, price in prices.items() if price is not None}
+
+
+def pick(
+    project: Project,
+    configuration: str,
+    *,
+    models: Sequence[str] = (),
+    targets: Sequence[str] = (),
+    tracking_uri: str | None = None,
+) -> TuneResult:
+    """Takes another configuration of a front that the lock holds, without measuring; locks it, and builds.
+
+    Args:
+        project: its lock has the front.
+        configuration: id of a configuration on the front.
+        models: only fronts of these; all if empty.
+        targets: only fronts of these; all if empty.
+        tracking_uri: of an MLflow server; None for the project's own database.
+
+    Raises:
+        InputErrors: there is no such configuration, or the evidence is stale: nothing is changed then.
+        LockError: the lock cannot be read, is that of another spec, or holds no front.
+        SetupError: a tune runs in this project, or the disk is full.
+        OutputError: the output folder holds files that tritonc did not write.
+    """
+    state, out, path = (
+        project.folder.resolve() / STATE_FOLDER,
+        project.folder / "build",
+        project.spec_file.lock_path,
+    )
+    with _alone_in(state):
+        lock = read_lock(path)
+        check_lock(project, lock)
+        decision = picked(lock, configuration, path, models=models, targets=targets)
+        lock = lock_to_extend(project).with_decision(decision)
+        repositories = compile_targets(project, lock, project.spec.targets)
+        require_writable(repositories, project.spec.name, out)
+        write_lock(path, lock)
+        built = write_targets(repositories, project.spec.name, out)
+    tracking = Tracking(state, uri=tracking_uri, experiment=project.spec.name, warn=lambda _line: None)
+    return TuneResult(
+        decisions=(decision,),
+        reasons={(decision.model, decision.target): "it was picked from the front"},
+        objectives={name: model.objective for name, model in project.spec.models.items()},
+        undecided=(),
+        skipped=(),
+        spec_path=project.spec_file.path,
+        lock_path=path,
+        out=out,
+        built=built,
+        not_built=None,
+        tracking_uri=tracking.shown_uri,
+        prices=prices_in(project),
     )
 
 
@@ -157,7 +223,7 @@ def estimate(project: Project, plan: Plan, settings: Settings, engine: Engine) -
         trials: tuple[Trial, ...] = ()
         if names:
             info, _ = measured_with(engine, task, settings)
-            name = study_of(task, plan, info, names)
+            name = study_of(task, plan, info, names, settings.sampler)
             trials = finished_trials(task.space, storage, name) if name in names else ()
         estimates.append(_estimate(task, settings, trials))
     return tuple(estimates)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,7 @@ class Window:
             still.
         warnings: what a person should know.
         summary: instead of requests; `send_s` and `latency_ms` are empty then.
+        began_s: when it began, on the clock that all load generators of a machine share.
     """
 
     load: Load
@@ -61,11 +62,30 @@ class Window:
     drained: bool = True
     warnings: tuple[str, ...] = ()
     summary: Summary | None = None
+    began_s: float = 0.0
 
     @property
     def done_s(self) -> Floats:
         """When each request was answered."""
         return self.send_s + self.latency_ms / 1000
+
+    def within(self, begin_s: float, end_s: float) -> Window:
+        """What was completed between two moments, on the clock of `began_s`; see `together.overlapping`.
+
+        Of an open load only the end is cut, since its plan counts from the first request.
+        """
+        if self.summary is not None:
+            return self
+        cut_s = max(0.0, begin_s - self.began_s) if isinstance(self.load, ClosedLoad) else 0.0
+        duration_s = min(self.duration_s, end_s - self.began_s) - cut_s
+        kept = (self.done_s >= cut_s) & (self.done_s <= cut_s + duration_s)
+        return replace(
+            self,
+            began_s=self.began_s + cut_s,
+            duration_s=duration_s,
+            send_s=self.send_s[kept] - cut_s,
+            latency_ms=self.latency_ms[kept],
+        )
 
     @property
     def ramp(self) -> int:

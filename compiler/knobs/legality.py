@@ -139,12 +139,6 @@ def facts_for(project: Project, model: str, target: str) -> Facts:
 
 
 def _latency_slo_ms(model: ModelSpec) -> float | None:
-    slo = model.slo
-    limits = (
-        slo.p50_latency_ms,
-        slo.p90_latency_ms,
-        slo.p95_latency_ms,
-        slo.p99_latency_ms,
-        slo.avg_latency_ms,
-    )
-    return min((limit for limit in limits if limit is not None), default=None)
+    """The smallest latency that must not be exceeded; a soft limit rules out nothing."""
+    limits = (limit for name, limit in model.slo.hard.items() if name.endswith("_latency_ms"))
+    return min(limits, default=None)

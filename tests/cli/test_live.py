@@ -16,6 +16,8 @@ from tritonc.schemas.measurement import ClosedLoad, EngineInfo, Failure, Hardwar
 from tritonc.tuner.events import (
     Confirming,
     LoadStarted,
+    MachineChanged,
+    NoiseMeasured,
     SearchEnded,
     ServerStarted,
     StudyStarted,
@@ -24,7 +26,9 @@ from tritonc.tuner.events import (
     TrialStarted,
     Warned,
 )
-from tritonc.tuner.search import Trial
+from tritonc.tuner.noise import NoiseFloor
+from tritonc.tuner.optuna_search import Trial
+from tritonc.tuner.statistics import Scatter
 
 SPACE = small_space()
 OTHER = next(candidate for candidate in SPACE if candidate != SPACE.baseline)
@@ -99,13 +103,13 @@ def test_without_a_terminal_each_round_of_the_confirmation_is_one_line(
     view = PlainView(output)
     view(STUDY)
     for number in (1, 2, 5):
-        view(Confirming(SPACE.baseline, "baseline", number, 4))
-        view(Confirming(OTHER, "finalist", number, 4))
+        view(Confirming(SPACE.baseline, "baseline", number, 8))
+        view(Confirming(OTHER, "finalist", number, 8))
     lines = capsys.readouterr().err.splitlines()[3:]
-    assert lines[0] == "confirming, round 1 of 4"
+    assert lines[0] == "confirming, round 1 of at most 8"
     assert lines[1] == f"  baseline {SPACE.baseline.id} (baseline)"
     assert lines[2].startswith(f"  finalist {OTHER.id} (")
-    assert lines[3:] == ["confirming, round 2 of 4", "confirming, round 5 of 5"]
+    assert lines[3:] == ["confirming, round 2 of at most 8", "confirming, round 5 of at most 8"]
 
 
 def test_on_a_terminal_there_is_what_is_measured_now_the_best_and_the_time_left(output: Output):
@@ -151,9 +155,38 @@ def test_there_is_a_picture_before_the_first_study(output: Output):
     assert output.console.file.getvalue() == "warning: [red]\n"
 
 
+def test_the_noise_floor_and_a_change_of_the_machine_are_a_line_each(
+    output: Output, capsys: pytest.CaptureFixture[str]
+):
+    view = PlainView(output)
+    view(STUDY)
+    capsys.readouterr()
+    view(NoiseMeasured(NoiseFloor(Scatter(0.021, 7), Scatter(0.03, 7))))
+    view(MachineChanged(0.8, 6, (1, 7, 8)))
+    assert capsys.readouterr().err.splitlines() == [
+        "noise floor: equal windows differ by 2.1% more than each of them shows",
+        "the machine became 20% slower after trial 6; measured again: trials 1, 7, 8",
+    ]
+
+
+def test_a_trial_that_is_measured_again_counts_once(output: Output):
+    view = LiveView(output)
+    for event in (STUDY, TrialFinished(BASELINE, BASELINE), TrialFinished(BASELINE, BASELINE)):
+        view(event)
+    assert "1/20" in drawn(view)
+
+
 def test_a_missed_slo_says_which_limit_and_by_how_much():
     missed = Trial(1, OTHER, capacity(90.0, violation=0.25), "sampler", 1.0)
     assert "misses the SLO (p99_latency_ms by 25%)" in outcome_text(missed, BASELINE, "throughput")
+
+
+def test_a_trial_that_was_left_early_or_is_unsteady_says_so():
+    plain = capacity(90.0)
+    unsteady = plain.measurement.model_copy(update={"warnings": ("throughput rose by 14%",)})
+    left = Trial(1, OTHER, replace(plain, is_cut=True, measurement=unsteady), "sampler", 1.0)
+    text = outcome_text(left, None, "throughput")
+    assert text.endswith("; left early, as it cannot come near the best; throughput rose by 14%")
 
 
 def test_a_trial_is_compared_by_what_the_model_is_tuned_for():

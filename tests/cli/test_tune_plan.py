@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from filelock import FileLock
 
 from tests.conftest import ProjectFolder
 from tests.models import mlp, text_recognition
-from tritonc.tuner.hardware import this_machine
+from tritonc.compiler.project import open_project
+from tritonc.schemas.errors import SetupError
+from tritonc.tuner.hardware import Gpu, this_machine
+from tritonc.tuner.plan import Settings, plan_of
 
 SPEC = """\
 apiVersion: tritonc/v1
@@ -49,7 +53,7 @@ def test_a_dry_run_says_the_size_and_the_time_and_writes_nothing(p: ProjectFolde
     before = files(p.folder)
     done = p.run("tune", "--dry-run", "--trials", "12")
     assert done.exit_code == 0, done.stderr
-    assert " candidates, 12 trials (0 finished), about 3 min 30 s" in done.stdout
+    assert " candidates, 12 trials (0 finished), about 2 min 30 s" in done.stdout
     assert files(p.folder) == before
 
 
@@ -66,6 +70,15 @@ def test_a_target_that_this_machine_cannot_measure_is_skipped_with_a_line(p: Pro
     done = p.run("tune", "--dry-run")
     assert done.exit_code == 0
     assert "target gpu would be skipped: it has 1 x A10, this machine none" in done.stdout
+
+
+@pytest.mark.skipif(bool(this_machine().gpus), reason="this machine has a GPU")
+def test_energy_that_no_gpu_tells_is_said_before_anything_is_measured(p: ProjectFolder):
+    models = SPEC.partition("targets:")[0]
+    p.write("spec.yaml", f"{models}    objective: energy\ntargets:\n{GPU}")
+    machine = replace(this_machine(), gpus=(Gpu("NVIDIA A10", 24 << 30),))
+    with pytest.raises(SetupError, match="no GPU of this machine tells what it uses"):
+        plan_of(open_project(p.path("spec.yaml")), Settings(), machine=machine)
 
 
 def test_exit_3_where_no_target_is_left(p: ProjectFolder):

@@ -107,6 +107,34 @@ def test_a_rate_that_was_not_sustained_and_warnings_of_the_load_generator_are_sa
     assert "44.1 ms [41.5, unknown]" in text
 
 
+def test_soft_limits_that_the_choice_misses_are_said(decided: Decision):
+    chosen = decided.chosen.model_copy(update={"missed_soft": {"p99_latency_ms": 0.1, "avg_queue_ms": 0.5}})
+    text = text_of(result_of(decided.model_copy(update={"chosen": chosen})))
+    assert "The choice misses soft limits: p99_latency_ms by 10%, avg_queue_ms by 50%." in text
+    assert "met; soft: p99_latency_ms by 10%, avg_queue_ms by 50%" in text
+    assert "Throughput +106.8% to the baseline's (soft limits count);" in text
+
+
+def test_limits_that_are_missed_are_named(decided: Decision):
+    chosen = decided.chosen.model_copy(update={"missed": {"max_load_seconds": 0.5}, "slo_met": False})
+    text = text_of(result_of(decided.model_copy(update={"chosen": chosen, "slo_met": False})))
+    assert "missed: max_load_seconds by 50%" in text
+
+
+def test_cost_and_energy_stand_in_the_table_where_they_are_known(decided: Decision):
+    measured = decided.chosen.measurement.model_copy(update={"joules_per_inference": 0.25})
+    chosen = decided.chosen.model_copy(update={"measurement": measured})
+    result = result_of(
+        decided.model_copy(update={"chosen": chosen, "gain": 1.0}),
+        objectives={"mlp": "cost"},
+        prices={"cpu": 1.8},
+    )
+    text = text_of(result)
+    assert "2.74 per million inferences [2.61, 2.88]" in text
+    assert "0.250 J/inference" in text
+    assert "Cost -50.0% to the baseline's;" in text
+
+
 def test_commands_to_type_next_survive_a_space_in_a_name(decided: Decision):
     text = text_of(result_of(decided, lock_path=Path("my spec.lock.yaml")))
     assert "git diff 'my spec.lock.yaml' build" in text

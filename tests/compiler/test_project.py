@@ -51,6 +51,24 @@ def test_opens_a_spec_with_its_models(project: MakeProject) -> None:
     assert opened_project.max_batch_size("wide") == 8
 
 
+def test_an_objective_that_a_target_cannot_serve_is_an_error_at_its_place(project: MakeProject) -> None:
+    text = spec(
+        cheap="source: m.onnx\nobjective: {cost: 0.5, memory: 0.5}", green="source: m.onnx\nobjective: energy"
+    )
+    p = project({"spec.yaml": text, "m.onnx": models.mlp()})
+    assert errors(p) == [
+        "spec.yaml:9:16: the objective is about energy, which only a GPU tells, and target cpu has none; "
+        "choose another objective, or put this model and GPU targets in a spec of their own",
+        "spec.yaml:11:3: target cpu has no price_per_hour, but the objective of cheap is about cost; "
+        "add what an hour of this machine costs, in any currency: price_per_hour: 0.50",
+    ]
+    p.write(
+        "spec.yaml",
+        spec(cheap="source: m.onnx\nobjective: cost").replace("cpu, b", "cpu, price_per_hour: 2, b"),
+    )
+    assert opened(p).spec.targets["cpu"].price_per_hour == 2
+
+
 def test_a_model_without_a_batch_axis_is_not_batched_unless_asked(project: MakeProject) -> None:
     text = spec(m="source: m.onnx")
     p = project({"spec.yaml": text, "m.onnx": models.fixed_batch()})

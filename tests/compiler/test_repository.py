@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tests.conftest import ProjectFolder
+from tests.models import mlp
 from tritonc.compiler.output.manifest import (
     MANIFEST_PATH,
     FileRecord,
@@ -15,7 +18,9 @@ from tritonc.compiler.output.manifest import (
     parse_manifest,
     print_manifest,
 )
-from tritonc.compiler.repository import Repository, Weights
+from tritonc.compiler.project import open_project
+from tritonc.compiler.repository import Repository, Weights, compile_candidate, compile_candidates
+from tritonc.compiler.space import space_for
 
 
 def repository(*paths: str) -> Repository:
@@ -81,3 +86,25 @@ def test_the_manifest_reads_back(files: dict[PurePosixPath, FileRecord]) -> None
 def test_what_is_no_manifest_is_a_value_error(content: bytes) -> None:
     with pytest.raises(ValueError, match=r".*"):
         parse_manifest(content)
+
+
+def test_candidates_side_by_side_differ_from_each_alone_by_their_names(
+    project: Callable[..., ProjectFolder],
+) -> None:
+    spec = """\
+apiVersion: tritonc/v1
+name: test
+models: {mlp: {source: mlp.onnx}}
+targets: {cpu: {device: cpu, cores: 2, backends: {onnxruntime: {accelerators: [none]}}}}
+"""
+    opened = open_project(project({"spec.yaml": spec, "mlp.onnx": mlp()}).path("spec.yaml"))
+    one, other, *_ = space_for(opened, "mlp", "cpu")
+    files = compile_candidates(opened, {"mlp-one": one, "mlp-other": other}).files
+    for name, candidate in (("mlp-one", one), ("mlp-other", other)):
+        alone = compile_candidate(opened, candidate).files
+        config, expected = (
+            each[PurePosixPath(folder, "config.pbtxt")] for each, folder in ((files, name), (alone, "mlp"))
+        )
+        assert isinstance(config, bytes)
+        assert config.replace(f'name: "{name}"'.encode(), b'name: "mlp"') == expected
+        assert files[PurePosixPath(name, "1/model.onnx")] == alone[PurePosixPath("mlp/1/model.onnx")]

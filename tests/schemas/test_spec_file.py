@@ -19,8 +19,10 @@ from tritonc.schemas.spec import (
     FileData,
     ModelSpec,
     OpenWorkload,
+    Pareto,
     RandomData,
     Range,
+    Slo,
     Spec,
 )
 from tritonc.schemas.spec_file import SpecFile, read_spec
@@ -119,6 +121,20 @@ def test_workloads_data_and_objectives(read: Read) -> None:
     assert data == {"x": ConstantData(constant=1), "y": FileData(file="a.npz")}
     weights = read(with_model("objective: {throughput: 0.7, memory: 0.3}")).spec.models["rec"].objective
     assert weights == {"throughput": 0.7, "memory": 0.3}
+    front = read(with_model("objective: {pareto: [throughput, p99_latency_ms, memory]}")).spec.models["rec"]
+    assert front.objective == Pareto(pareto=("throughput", "p99_latency_ms", "memory"))
+    assert front.objectives == ("throughput", "p99_latency_ms", "memory")
+
+
+def test_limits_are_hard_unless_they_are_said_to_be_soft(read: Read) -> None:
+    text = (
+        "{p99_latency_ms: 80, max_memory: {limit: 2GiB, soft: true}, avg_queue_ms: {limit: 5, soft: false}}"
+    )
+    slo = read(SPEC.replace("{p99_latency_ms: 80, min_throughput: 50}", text)).spec.models["rec"].slo
+    assert slo.hard == {"p99_latency_ms": 80, "avg_queue_ms": 5}
+    assert slo.soft == {"max_memory": 2 << 30}
+    assert slo.limits == slo.hard | slo.soft
+    assert Slo.model_validate(slo.model_dump()) == slo
 
 
 def test_models_can_be_built_from_python() -> None:

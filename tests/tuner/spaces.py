@@ -11,7 +11,7 @@ from tritonc.compiler.knobs.dimension import Choice, Condition, Dimension
 from tritonc.compiler.space import Space
 from tritonc.schemas.lock import KnobValue
 from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement
-from tritonc.tuner.measure import Capacity, Seconds
+from tritonc.tuner.measure import NOTHING_KNOWN, Capacity, Known, Seconds
 
 
 def _dimension(
@@ -75,9 +75,10 @@ def measurement(throughput: float, p99_ms: float = 20.0, requests: int = 1000) -
 def capacity(throughput: float, violation: float = 0.0) -> Capacity:
     """A capacity of `throughput` whose p99 is over its SLO by the relative `violation`."""
     made = measurement(throughput, 20.0 * (1 + violation))
+    half = measurement(throughput / 2, 10.0).model_copy(update={"load": ClosedLoad(concurrency=4)})
     return Capacity(
         measurement=made,
-        steps=(measurement(throughput / 2, 10.0), made),
+        steps=(half, made),
         slo_met=violation <= 0,
         violations={"p99_latency_ms": violation},
         objective=throughput,
@@ -103,10 +104,17 @@ class Surface:
         self.rng = random.Random(1)
         self.noise = 0.01
         self.measured: list[tuple[Candidate, Load]] = []
+        self.known: list[Known] = []
         self.broken: dict[Candidate, Failure] = {}
+        self.gathered: tuple[Candidate, ...] = ()
+        self.soft_limit_ms: float | None = None
 
-    def capacity(self, candidate: Candidate):
+    def capacity(self, candidate: Candidate, known: Known = NOTHING_KNOWN):
+        self.known.append(known)
         return self.broken.get(candidate) or capacity(self.capacities[candidate])
+
+    def gather(self, known) -> None:
+        self.gathered = tuple(known)
 
     def sample(self, candidate: Candidate, load: Load, requests: int):
         self.measured.append((candidate, load))
@@ -125,6 +133,11 @@ class Surface:
 
     def violations(self, measured: Measurement) -> dict[str, float]:
         return {"p99_latency_ms": measured.latency_ms["p99"].value / LIMIT_MS - 1}
+
+    def soft_violations(self, measured: Measurement) -> dict[str, float]:
+        if self.soft_limit_ms is None:
+            return {}
+        return {"p99_latency_ms": measured.latency_ms["p99"].value / self.soft_limit_ms - 1}
 
     def objective(self, measured: Measurement) -> float:
         return measured.throughput.value

@@ -20,7 +20,7 @@ import pytest
 from tests import models
 from tests.tuner.conftest import Served, config_pbtxt, parameter, run_onnxruntime, uniform
 from tritonc.schemas.errors import EngineError, TritoncError
-from tritonc.tuner.bundle import cache_folder, installed_bundle
+from tritonc.tuner.bundle import fetch_bundle
 from tritonc.tuner.engines import ENGINE_NAMES, Engine, Server, ServerFailure, Statistics, engine_named
 from tritonc.tuner.engines import server as server_module
 from tritonc.tuner.engines.embedded import EmbeddedEngine, assemble_backends, backend_names
@@ -191,7 +191,7 @@ class EngineContract:
             assert server.alive()
             with pytest.raises(ServerFailure) as caught:
                 server.load("mlp", timeout_s=0.5)
-            assert caught.value.failure.reason == "load_timeout"
+            assert caught.value.failure.reason == "server_hung"
             left = time.monotonic()
         assert time.monotonic() - left < 5
         assert left_of(server) == []
@@ -244,8 +244,7 @@ class TestEmbedded(EngineContract):
     ) -> None:
         from tritonc.tuner.engines import embedded
 
-        bundle = installed_bundle()
-        assert bundle is not None
+        bundle = fetch_bundle()
         first = assemble_backends(bundle, tmp_path)
         assert assemble_backends(bundle, tmp_path) == first
         (first / "complete").unlink()
@@ -356,8 +355,7 @@ def test_nothing_outlives_a_killed_tritonc(tmp_path: Path, number: int) -> None:
 
 
 def test_backends_are_assembled_once_by_processes_that_start_together(tmp_path: Path) -> None:
-    bundle = installed_bundle(cache_folder())
-    assert bundle is not None
+    bundle = fetch_bundle()
     code = (
         "import sys; from pathlib import Path; from tritonc.tuner.bundle import Bundle;"
         "from tritonc.tuner.engines.embedded import assemble_backends;"
@@ -366,4 +364,17 @@ def test_backends_are_assembled_once_by_processes_that_start_together(tmp_path: 
     command = [sys.executable, "-c", code, str(bundle.folder), str(tmp_path)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert len({process.communicate(timeout=60)[0] for process in running}) == 1
-    assert len(list((tmp_path / "backends").iterdir())) == 1
+    assert len([path for path in (tmp_path / "backends").iterdir() if path.name != ".lock"]) == 1
+
+
+def test_a_folder_whose_name_means_something_to_a_shell_is_served_and_runs_nothing(tmp_path: Path):
+    folder = tmp_path / "a (b) $(touch ran) 'c' & d; e"
+    folder.mkdir()
+    proto = models.mlp()
+    with serving(engine_named("embedded"), folder) as server:
+        served = Served(server)
+        name = served.put(proto, config_pbtxt(proto, max_batch_size=4))
+        server.load(name)
+        assert server.statistics(name).requests == 0
+    assert not list(tmp_path.rglob("ran"))
+    assert not Path("ran").exists()

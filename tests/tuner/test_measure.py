@@ -18,12 +18,12 @@ from tests import models
 from tests.tuner.conftest import Served, config_pbtxt, parameter
 from tritonc.compiler.signature import Tensor
 from tritonc.schemas.errors import EngineError
-from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, OpenLoad
+from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement, OpenLoad
 from tritonc.schemas.spec import Accuracy, ClosedWorkload, OpenWorkload, Slo, Workload
 from tritonc.tuner import perf_analyzer
 from tritonc.tuner.engines import Server, engine_named
 from tritonc.tuner.inputs import Inputs, InputSamples
-from tritonc.tuner.measure import Bench, Capacity, measure_capacity, take_sample
+from tritonc.tuner.measure import Bench, Capacity, Known, measure_capacity, take_sample
 from tritonc.tuner.objective import Objective
 from tritonc.tuner.perf_analyzer import LoadData, perf_analyzer_at
 from tritonc.tuner.sample import pooled
@@ -117,10 +117,13 @@ def test_a_candidate_is_loaded_verified_warmed_up_and_brought_to_its_capacity(
     assert found.measurement in found.steps
     assert told[0] is None
     assert {step.load for step in found.steps} == set(told[1:])
+    assert found.interval is not None
+    assert found.interval.value == found.measurement.throughput.value
     assert min(found.seconds.load, found.seconds.warm_up, found.seconds.verify, found.seconds.steps) > 0
     measured = found.measurement
     assert measured.requests >= 8
     assert measured.errors == 0
+    assert {step.load_s for step in found.steps} == {found.seconds.load}
     assert measured.memory_bytes is not None
     assert measured.memory_bytes > 10_000_000
     assert measured.mean_batch == pytest.approx(1)
@@ -129,6 +132,51 @@ def test_a_candidate_is_loaded_verified_warmed_up_and_brought_to_its_capacity(
     assert measured.compute_infer_ms + measured.queue_ms <= measured.latency_ms["avg"].value * 1.5
     adapter: TypeAdapter[Capacity | Failure] = TypeAdapter(Capacity | Failure)
     assert adapter.validate_json(adapter.dump_json(found)) == found
+
+
+def test_the_noise_floor_is_measured_at_the_load_that_decides(served: Served, tmp_path: Path) -> None:
+    proto = busy()
+    model = served.load(proto, config(proto))
+    found = measure_capacity(
+        served.server,
+        model,
+        bench(tmp_path, ClosedWorkload(max_concurrency=2), Slo(p99_latency_ms=500)),
+        max_batch_size=8,
+        loaded_s=0.0,
+        noise_windows=4,
+    )
+    assert isinstance(found, Capacity)
+    assert found.noise is not None
+    assert found.noise.throughput.freedom >= 3
+    assert found.seconds.noise > 4 * 0.5
+    assert found.measurement.duration_s > found.seconds.noise / 2
+    adapter: TypeAdapter[Capacity | Failure] = TypeAdapter(Capacity | Failure)
+    assert adapter.validate_json(adapter.dump_json(found)) == found
+
+
+def test_a_candidate_that_cannot_come_near_the_best_is_left_after_its_warm_up(
+    served: Served, tmp_path: Path
+) -> None:
+    proto = busy()
+    model = served.load(proto, config(proto))
+    told: list[Load | None] = []
+    first, best = ClosedLoad(concurrency=12), Interval(value=1e6, low=9e5, high=1.1e6)
+    found = measure_capacity(
+        served.server,
+        model,
+        bench(tmp_path, slo=Slo(p99_latency_ms=1)),
+        max_batch_size=8,
+        loaded_s=0.0,
+        on_load=told.append,
+        known=Known(first, best),
+    )
+    assert isinstance(found, Capacity)
+    assert found.is_cut
+    assert not found.slo_met
+    assert told == [None]
+    assert [step.load for step in found.steps] == [first]
+    assert found.measurement.memory_bytes is not None
+    assert found.measurement.memory_bytes > 10_000_000
 
 
 def test_at_twice_the_capacity_poisson_arrivals_are_not_sustained(served: Served, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import sys
 import time
@@ -109,8 +111,8 @@ def test_what_was_completed_counts_when_the_answers_take_too_long(tmp_path: Path
         (None, "error: failed to get model metadata: failed to connect to all addresses", 99, "connection"),
         (None, "Thread [0] had error: Socket closed", 99, "connection"),
         (None, "Thread [0] had error: Stub process 'm_0_0' is not healthy.", 99, "errors"),
-        ("", "", 0, "unknown"),
-        ("{", "", 0, "unknown"),
+        ("", "", 0, "generator"),
+        ("{", "", 0, "generator"),
         (None, "failed to find the requested model version", 99, "too_slow"),
     ],
 )
@@ -150,8 +152,69 @@ def test_no_answer_until_the_deadline_is_no_result(tmp_path: Path) -> None:
 
 
 def test_a_generator_that_is_killed_is_no_fault_of_the_candidate(tmp_path: Path) -> None:
-    with pytest.raises(LoadGeneratorError, match="killed by signal 9"):
-        run(stand_in(tmp_path, then="os.kill(os.getpid(), signal.SIGKILL)"), tmp_path)
+    found = run(stand_in(tmp_path, then="os.kill(os.getpid(), signal.SIGKILL)"), tmp_path)
+    assert isinstance(found, NoWindow)
+    assert found.reason == "generator"
+    assert "ended by signal 9 (Killed), as the kernel ends what takes too much memory" in found.detail
+
+
+def requests_of(*times: tuple[object, object], begin: object = 0, end: object = 10**9) -> str:
+    requests = [{"timestamp": sent, "response_timestamps": [done]} for sent, done in times]
+    return json.dumps({"experiments": [{"requests": requests, "window_boundaries": [begin, end]}]})
+
+
+@pytest.mark.parametrize(
+    "export",
+    [
+        "nonsense",
+        b"\xff\xfe".decode("latin-1"),
+        "[1, 2]",
+        '"text"',
+        "[" * 100_000,
+        '{"experiments": [{"requests": 7, "window_boundaries": [0, 1]}]}',
+        '{"experiments": [{"requests": [7], "window_boundaries": [0, 1000000000]}]}',
+        requests_of(("a", "b")),
+        requests_of((None, 1)),
+        requests_of((float("nan"), 1)),
+        requests_of((1, 2), begin=None),
+        requests_of((1, 2), end=10**30),
+        requests_of((10**30, 10**30 + 1)),
+        requests_of((2, 1)),
+        requests_of((1, 10**15)),
+        requests_of((-(10**15), 2 - 10**15)),
+        requests_of((1, 2), end=0),
+        requests_of((1, 2), end=10**8),
+        requests_of((1, 2), end=3600 * 10**9),
+    ],
+)
+def test_nonsense_is_a_fault_of_the_generator(tmp_path: Path, export: str) -> None:
+    found = run(stand_in(tmp_path, export=export), tmp_path)
+    assert isinstance(found, NoWindow)
+    assert found.reason == "generator"
+    assert found.detail.startswith("perf_analyzer wrote a report that cannot be used: ")
+
+
+def test_a_summary_of_nonsense_is_no_summary(tmp_path: Path) -> None:
+    for number in ("nan", "inf", "-3"):
+        csv = CSV.replace("71.5", number)
+        found = run(stand_in(tmp_path, export="", csv=csv, says="    Request count: 77"), tmp_path)
+        assert isinstance(found, NoWindow)
+        assert found.reason == "generator"
+
+
+@pytest.mark.parametrize("jump_s", [-3600.0, -0.5, 0.5, 3600.0])
+def test_a_window_in_which_the_clock_jumped_says_nothing(tmp_path: Path, jump_s: float) -> None:
+    def wall() -> float:
+        return time.monotonic() + (jump_s if (tmp_path / "arguments").exists() else 0.0)
+
+    generator = dataclasses.replace(stand_in(tmp_path, export=EXPORT), wall=wall)
+    found = run(generator, tmp_path)
+    assert isinstance(found, NoWindow)
+    assert (found.reason, found.detail) == (
+        "generator",
+        f"this machine's clock jumped by {jump_s:+.3g} s within a window",
+    )
+    assert isinstance(run(generator, tmp_path), Window)  # it has jumped before
 
 
 def test_a_generator_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -149,3 +150,11 @@ def test_the_end_of_the_supervisor_is_known_while_an_orphan_lives_on(tmp_path: P
     child._supervisor.kill()
     assert child.wait(3) == -signal.SIGKILL
     child.stop()
+
+
+def test_several_threads_may_ask_how_it_is(tmp_path: Path) -> None:
+    with (
+        ThreadPoolExecutor() as pool,
+        Child(["sh", "-c", "sleep 0.3; exit 7"], output=tmp_path / "o") as child,
+    ):
+        assert set(pool.map(lambda _: child.wait(60), range(8))) == {7}

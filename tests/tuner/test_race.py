@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+import random
+from types import SimpleNamespace
+
+import pytest
 
 from tests.tuner.spaces import Surface, small_space
 from tritonc.schemas.measurement import ClosedLoad, Failure
-from tritonc.tuner.race import ROUNDS, Entrant, race
+from tritonc.tuner.confirm import FIRST_LOOK, LAST_LOOK, decide
+from tritonc.tuner.race import Entrant, race
 
 SPACE = small_space()
-SLOW, FAST, THIRD, *_ = SPACE
+SLOW, FAST, THIRD, FOURTH, *_ = SPACE
 
 
 def entrants(concurrency: int = 8) -> list[Entrant]:
@@ -21,11 +26,18 @@ def surface(fast_p99_per_client_ms: float = 2.0) -> Surface:
     return Surface({SLOW: 100.0, FAST: 130.0}, {SLOW: 2.0, FAST: fast_p99_per_client_ms})
 
 
+def turns_of(stand: Surface, runners: list[Entrant]) -> list[tuple[object, int]]:
+    seen: list[tuple[object, int]] = []
+    race(runners, stand, on_turn=lambda entrant, number: seen.append((entrant.candidate, number)))
+    return seen
+
+
 def test_everybody_is_measured_once_a_round_forwards_and_backwards():
-    stand, turns = surface(), []
-    race(entrants(), stand, on_turn=lambda entrant, number: turns.append((entrant.role, number)))
-    assert [role for role, _ in turns] == ["baseline", "finalist", "finalist", "baseline"] * (ROUNDS // 2)
-    assert Counter(number for _, number in turns) == dict.fromkeys(range(1, ROUNDS + 1), 2)
+    stand = surface()
+    turns = turns_of(stand, entrants())
+    assert [candidate for candidate, _ in turns] == [SLOW, FAST, FAST, SLOW, SLOW, FAST]
+    assert [number for _, number in turns] == [1, 1, 2, 2, 3, 3]
+    assert stand.gathered == (SLOW, FAST)
 
 
 def test_everybody_gets_a_thousand_requests_at_least():
@@ -33,7 +45,20 @@ def test_everybody_gets_a_thousand_requests_at_least():
     assert failures == {}
     assert all(finisher.measurement.requests >= 1000 for finisher in finishers)
     assert [finisher.contender.role for finisher in finishers] == ["baseline", "finalist"]
-    assert all(len(finisher.contender.scores) == ROUNDS for finisher in finishers)
+    assert all(len(finisher.contender.scores) == FIRST_LOOK for finisher in finishers)
+
+
+def test_who_is_surely_behind_is_dropped():
+    stand = Surface(
+        {SLOW: 100.0, FAST: 130.0, THIRD: 131.0, FOURTH: 60.0},
+        dict.fromkeys((SLOW, FAST, THIRD, FOURTH), 2.0),
+    )
+    stand.noise = 0.08
+    load = ClosedLoad(concurrency=8)
+    runners = [*entrants(), *(Entrant(each, "finalist", load) for each in (THIRD, FOURTH))]
+    last = dict(turns_of(stand, runners))
+    assert last[FOURTH] == FIRST_LOOK - 1
+    assert last[SLOW] == FIRST_LOOK < last[FAST] == last[THIRD]
 
 
 def test_one_that_breaks_the_slo_at_its_load_comes_down_until_it_keeps_it():
@@ -50,18 +75,83 @@ def test_one_that_breaks_the_slo_at_every_load_says_by_how_much():
     assert finishers[1].contender.violation == 0.5
 
 
+def test_who_comes_down_late_is_compared_by_way_of_the_best_and_the_others_rest():
+    stand = Surface({SLOW: 100.0, FAST: 130.0, THIRD: 127.0}, {SLOW: 2.0, FAST: 2.0, THIRD: 6.3})
+    runners = [*entrants(), Entrant(THIRD, "finalist", ClosedLoad(concurrency=8))]
+    turns = turns_of(stand, runners)  # 50.4 ms: missed by too little to be believed at once
+    assert [candidate for candidate, number in turns if number == 3] == [SLOW, FAST, THIRD]
+    assert stand.measured[8:10] == [(THIRD, ClosedLoad(concurrency=8)), (THIRD, ClosedLoad(concurrency=7))]
+    assert {candidate for candidate, number in turns if number > 3} <= {FAST, THIRD}
+
+
 def test_rounds_are_added_where_noise_hides_a_lead():
-    stand, rounds = Surface({SLOW: 100.0, FAST: 99.0}, {SLOW: 2.0, FAST: 2.0}), []
+    stand = Surface({SLOW: 100.0, FAST: 104.0}, {SLOW: 2.0, FAST: 2.0})
     stand.noise = 0.05
-    race(entrants(), stand, on_turn=lambda _entrant, number: rounds.append(number))
-    assert max(rounds) > ROUNDS
+    assert FIRST_LOOK < max(number for _, number in turns_of(stand, entrants())) <= LAST_LOOK
 
 
 def test_no_round_is_added_where_nobody_leads():
-    stand, rounds = Surface({SLOW: 100.0, FAST: 60.0}, {SLOW: 2.0, FAST: 2.0}), []
+    stand = Surface({SLOW: 100.0, FAST: 60.0}, {SLOW: 2.0, FAST: 2.0})
     stand.noise = 0.15
-    race(entrants(), stand, on_turn=lambda _entrant, number: rounds.append(number))
-    assert max(rounds) == ROUNDS
+    assert max(number for _, number in turns_of(stand, entrants())) == FIRST_LOOK
+
+
+@pytest.mark.parametrize(("throughput", "is_better"), [(150.0, False), (300.0, True)])
+def test_a_soft_limit_that_is_missed_costs_and_rules_nothing_out(throughput: float, is_better: bool):
+    stand = Surface({SLOW: 100.0, FAST: throughput}, {SLOW: 2.0, FAST: 4.0})
+    stand.soft_limit_ms = 20.0  # FAST has 32 ms, which costs a factor of 2.56
+    finishers, _ = race(entrants(), stand, on_turn=lambda *_: None)
+    verdict = decide([finisher.contender for finisher in finishers])
+    assert verdict.chosen.candidate == (FAST if is_better else SLOW)
+    assert verdict.chosen.slo_met
+    assert finishers[1].soft["p99_latency_ms"] == pytest.approx(0.6)
+    assert finishers[1].capacity.soft == finishers[1].soft
+
+
+class Scores(Surface):
+    """A machine of which only the noise matters: a sample is its score."""
+
+    def sample(self, candidate, _load, _requests):
+        return math.log(self.capacities[candidate]) + self.rng.gauss(0, self.noise)
+
+    def pooled(self, samples):
+        return SimpleNamespace(score=math.fsum(samples) / len(samples), memory_bytes=0, gpu_memory_bytes=0)
+
+    def violations(self, _measured):
+        return {}
+
+    def objective(self, measured):
+        return measured.score
+
+    def score(self, objective):
+        return objective
+
+
+def improvements(finalists: int, noise: float, gain: float, races: int) -> float:
+    """The share of races that find an improvement, rounds added wherever the race wants them."""
+    stand = Scores({SLOW: 1.0} | dict.fromkeys((FAST, THIRD, FOURTH), 1 + gain), {})
+    stand.noise, stand.rng = noise, random.Random(7)
+    load = ClosedLoad(concurrency=8)
+    runners = [
+        Entrant(SLOW, "baseline", load),
+        *(Entrant(each, "finalist", load) for each in (FAST, THIRD, FOURTH)[:finalists]),
+    ]
+    found = 0
+    for _ in range(races):
+        finishers, _failures = race(runners, stand, on_turn=lambda *_: None)
+        found += decide([finisher.contender for finisher in finishers]).improved
+    return found / races
+
+
+@pytest.mark.parametrize(("finalists", "noise"), [(1, 0.01), (1, 0.05), (3, 0.02), (3, 0.05)])
+def test_equal_configurations_are_told_apart_in_about_one_of_forty_races_however_often_one_looks(
+    finalists: int, noise: float
+):
+    assert improvements(finalists, noise, gain=0.0, races=400) < 0.025 + 3 * math.sqrt(0.025 * 0.975 / 400)
+
+
+def test_a_gain_of_five_noises_is_found():
+    assert improvements(finalists=3, noise=0.02, gain=0.1, races=100) > 0.97
 
 
 def test_one_that_fails_is_left_out_and_the_others_go_on():

@@ -1,225 +1,295 @@
-"""The search: baseline first, nothing twice, nothing lost, the same asks for the same tells."""
+"""The pure search: it finds the best pair in few runs, repeats itself, and copes with what goes wrong."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sqlite3
-from pathlib import Path
+import math
 
+import numpy as np
 import pytest
 
-from tests.tuner.spaces import capacity, outcome_of, small_space, throughput_of
+from tests.tuner.spaces import small_space
+from tests.tuner.tables import candidate, candidates, measured, measurement
 from tritonc.compiler.candidate import Candidate
-from tritonc.schemas.errors import SetupError
-from tritonc.schemas.measurement import Failure
-from tritonc.tuner.search import Search, finished_trials, study_names
+from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, OpenLoad
+from tritonc.schemas.spec import Pareto, Slo, SoftLimit
+from tritonc.tuner.pareto import chebyshev, is_on_front
+from tritonc.tuner.search import CLOSED_LOADS, Observation, Search
 
-SPACE = small_space()
-CRASH = Failure(reason="server_crashed", detail="signal 11")
+SLO = Slo(p99_latency_ms=25)
+CANDIDATES = candidates()
+CRASH = Failure(reason="load_failed", detail="no such engine")
 
 
-def run(search: Search, trials: int) -> list[Candidate]:
+def run(search: Search, runs: int, outcome=measured) -> list[tuple[Candidate, Load]]:
     asked = []
-    for _ in range(trials):
-        candidate = search.ask()
-        if candidate is None:
+    for _ in range(runs):
+        pair = search.ask()
+        if pair is None:
             break
-        asked.append(candidate)
-        search.tell(candidate, outcome_of(candidate), seconds=1.5)
+        asked.append(pair)
+        search.tell(*pair, outcome(*pair))
     return asked
 
 
-def test_the_baseline_is_asked_first():
-    assert Search(SPACE).ask() == SPACE.baseline
+def best_throughput(slo: Slo = SLO) -> float:
+    found = [measured(one, load) for one in CANDIDATES for load in CLOSED_LOADS]
+    return max(m.throughput.value for m in found if m.latency_ms["p99"].value <= slo.p99_latency_ms)
 
 
-def test_the_whole_space_is_asked_once_and_then_nothing():
-    search = Search(SPACE, seed=3)
-    asked = run(search, 1000)
-    assert len(asked) == len(set(asked)) == len(SPACE)
-    assert search.ask() is None
+@pytest.mark.parametrize("seed", range(3))
+def test_a_good_pair_is_found_within_fifteen_of_672_runs(seed: int):
+    search = Search(CANDIDATES, "throughput", SLO, seed=seed)
+    run(search, 15)
+    best = search.recommend()
+    assert best is not None
+    assert best.slo_met
+    assert best.measurement.throughput.value >= 0.95 * best_throughput()
+
+
+def test_it_stops_by_itself_at_the_best_pair():
+    search = Search(CANDIDATES, "throughput", SLO)
+    runs = 0
+    while not search.is_over and runs < 60:
+        runs += len(run(search, 1))
+    assert runs < 40
+    best = search.recommend()
+    assert best is not None
+    assert best.measurement.throughput.value >= 0.99 * best_throughput()
 
 
 def test_the_same_seed_and_tells_give_the_same_asks():
-    assert run(Search(SPACE, seed=5), 30) == run(Search(SPACE, seed=5), 30)
-    assert run(Search(SPACE, seed=5), 30) != run(Search(SPACE, seed=6), 30)
+    assert run(Search(CANDIDATES, "throughput", SLO, seed=1), 8) == run(
+        Search(CANDIDATES, "throughput", SLO, seed=1), 8
+    )
 
 
-def test_an_interrupted_study_asks_what_an_uninterrupted_one_asks(tmp_path: Path):
-    whole = run(Search(SPACE, seed=5), 30)
-    first = run(Search(SPACE, seed=5, storage=tmp_path / "optuna.db"), 17)
-    rest = run(Search(SPACE, seed=5, storage=tmp_path / "optuna.db"), 13)
-    assert first + rest == whole
+def test_asks_depend_on_what_was_told_and_not_on_when_it_was_looked_at():
+    watched, told = (Search(CANDIDATES, "throughput", SLO, seed=1) for _ in range(2))
+    for pair in run(watched, 6):
+        told.tell(*pair, measured(*pair))
+        watched.recommend()
+    assert watched.ask() == told.ask()
 
 
-def test_a_reopened_study_has_every_outcome_complete(tmp_path: Path):
-    search = Search(SPACE, storage=tmp_path / "optuna.db")
+def test_asks_that_were_not_told_yet_are_not_asked_again():
+    search = Search(CANDIDATES, "throughput", SLO)
+    first = [search.ask() for _ in range(4)]
+    assert len({pair[0] for pair in first if pair}) == 4
+    for pair in first:
+        assert pair is not None
+        search.tell(*pair, measured(*pair))
+    more = [search.ask() for _ in range(4)]
+    assert len(set(more)) == 4
+    assert not set(more) & set(first)
+
+
+def test_four_at_a_time_find_it_in_little_more_runs_than_one():
+    search = Search(CANDIDATES, "throughput", SLO)
+    for _ in range(6):
+        pairs = [search.ask() for _ in range(4)]
+        for pair in pairs:
+            assert pair is not None
+            search.tell(*pair, measured(*pair))
+    best = search.recommend()
+    assert best is not None
+    assert best.measurement.throughput.value >= 0.95 * best_throughput()
+
+
+def test_a_subspace_that_fails_is_abandoned():
+    def outcome(one: Candidate, load: Load) -> Measurement | Failure:
+        return CRASH if one.values["accelerator"] == "tensorrt" else measured(one, load)
+
+    search = Search(CANDIDATES, "throughput", SLO)
+    asked = run(search, 25, outcome)
+    failing = [one.values["accelerator"] == "tensorrt" for one, _ in asked]
+    assert sum(failing) <= 9
+    assert sum(failing[-10:]) <= 3
+    best = search.recommend()
+    assert best is not None
+    assert best.candidate.values["precision"] == "fp16"
+
+
+def test_a_candidate_that_failed_is_not_asked_again():
+    search = Search(CANDIDATES[:3], "throughput", SLO)
+    asked = run(search, 10, lambda _one, _load: CRASH)
+    assert [one for one, _ in asked] == list(dict.fromkeys(one for one, _ in asked))
+    assert len(asked) == 3
+    assert search.ask() is None
+    assert search.recommend() is None
+
+
+def test_nothing_is_asked_for_ever():
+    search = Search(CANDIDATES[:2], "throughput", SLO, loads=CLOSED_LOADS[:2])
+    assert len(run(search, 100)) < 100
+
+
+def test_the_least_violating_pair_is_recommended_where_none_keeps_the_limits():
+    search = Search(CANDIDATES, "throughput", Slo(p99_latency_ms=0.5))
     run(search, 12)
-    failing = search.ask()
-    search.tell(failing, CRASH, seconds=2.0)
-    again = Search(SPACE, storage=tmp_path / "optuna.db")
-    assert again.trials == search.trials
-    assert again.outcome(failing) == CRASH
-    assert again.outcome(SPACE.baseline) == outcome_of(SPACE.baseline)
+    best = search.recommend()
+    assert best is not None
+    assert not best.slo_met
+    seen = [each.outcome.latency_ms["p99"].value for each in search.observations]
+    assert best.measurement.latency_ms["p99"].value == min(seen)
 
 
-def test_reading_a_study_does_not_end_the_trial_that_another_process_measures(tmp_path: Path):
-    storage = tmp_path / "optuna.db"
-    search = Search(SPACE, storage=storage, study="s")
-    run(search, 2)
-    measured_now = search.ask()
-    assert finished_trials(SPACE, storage, "s") == search.trials
-    search.tell(measured_now, outcome_of(measured_now))
-    assert [trial.candidate for trial in finished_trials(SPACE, storage, "s")][-1] == measured_now
+def test_what_another_study_showed_is_where_it_begins():
+    runs = [(one, load) for one in CANDIDATES for load in CLOSED_LOADS[::2]]
+    elsewhere = [
+        Observation(Candidate.of("mlp", "other", dict(one.knobs)), *rest(one, load)) for one, load in runs
+    ]
+    cold, warm = (
+        Search(CANDIDATES, "throughput", SLO),
+        Search(CANDIDATES, "throughput", SLO, history=elsewhere),
+    )
+    gap = []
+    for search in (cold, warm):
+        run(search, 3)
+        best = search.recommend()
+        assert best is not None
+        gap.append(1 - best.measurement.throughput.value / best_throughput() if best.slo_met else 1.0)
+    assert gap[1] <= gap[0]
+    assert gap[1] < 0.15
 
 
-def test_parameters_of_a_trial_are_what_was_measured(tmp_path: Path):
-    import optuna
-
-    search = Search(SPACE, storage=tmp_path / "optuna.db", study="s")
-    asked = run(search, 20)
-    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/optuna.db")
-    for candidate, trial in zip(asked, study.trials, strict=True):
-        assert trial.params.keys() == candidate.values.keys()
-        assert trial.params["instance_count"] == candidate.values["instance_count"]
-        assert trial.value == throughput_of(candidate)
+def rest(one: Candidate, load: Load) -> tuple[Load, Measurement]:
+    return load, measured(one, load)
 
 
-def test_violations_are_constraints_with_magnitudes_and_failures_have_reasons(tmp_path: Path):
-    import optuna
-
-    search = Search(SPACE, storage=tmp_path / "optuna.db", study="s")
-    search.tell(search.ask(), capacity(900.0, violation=0.25))
-    search.tell(search.ask(), CRASH)
-    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/optuna.db")
-    violating, failed = study.trials
-    assert violating.state == optuna.trial.TrialState.COMPLETE
-    assert violating.constraints == {"p99_latency_ms": 0.25}
-    assert failed.state == optuna.trial.TrialState.FAIL
-    assert failed.user_attrs["reason"] == "server_crashed: signal 11"
-
-
-def test_the_best_keeps_the_slo_even_if_another_is_faster():
-    search = Search(SPACE)
-    for outcome in (capacity(900.0, violation=0.5), capacity(100.0), capacity(120.0), CRASH):
-        search.tell(search.ask(), outcome)
-    assert search.best().capacity.objective == 120.0
-    assert [trial.capacity.objective for trial in search.ranked()] == [120.0, 100.0, 900.0]
+def test_open_loads_are_carried_or_not():
+    loads = tuple(OpenLoad(rate=100 * 1.3**step) for step in range(14))
+    search = Search(CANDIDATES, "throughput", SLO, loads=loads)
+    run(search, 25)
+    best = search.recommend()
+    assert best is not None
+    assert best.slo_met
+    reachable = [
+        load.rate
+        for one in CANDIDATES
+        for load in loads
+        if (m := measured(one, load)).sustained and m.latency_ms["p99"].value <= 25
+    ]
+    assert best.measurement.throughput.value >= 0.75 * max(reachable)
 
 
-def test_where_nothing_keeps_the_slo_the_least_violating_is_best():
-    search = Search(SPACE)
-    for violation in (0.5, 0.1, 0.9):
-        search.tell(search.ask(), capacity(100.0 * violation, violation=violation))
-    assert search.best().capacity.violations == {"p99_latency_ms": 0.1}
+@pytest.mark.parametrize(
+    ("objective", "value"),
+    [
+        ("latency", lambda m: -m.latency_ms["p99"].value),
+        ("memory", lambda m: -m.memory_bytes),
+        ({"throughput": 0.5, "memory": 0.5}, lambda m: m.throughput.value / m.memory_bytes),
+    ],
+)
+def test_other_objectives_are_met_too(objective, value):
+    slo = Slo(p99_latency_ms=25, min_throughput=400)
+    search = Search(CANDIDATES, objective, slo)
+    run(search, 25)
+    best = search.recommend()
+    assert best is not None
+    assert best.slo_met
+    able = [
+        value(m)
+        for one in CANDIDATES
+        for load in CLOSED_LOADS
+        if (m := measured(one, load)).latency_ms["p99"].value <= 25 and m.throughput.value >= 400
+    ]
+    assert value(best.measurement) >= max(able) - 0.1 * abs(max(able))
 
 
-def test_there_is_no_best_where_everything_failed():
-    search = Search(SPACE)
-    search.tell(search.ask(), CRASH)
-    assert search.best() is None
+def test_a_space_begins_with_its_baseline():
+    space = small_space()
+    assert Search(space, "throughput", SLO).ask()[0] == space.baseline
 
 
-def test_the_default_sampler_finds_a_good_corner_without_measuring_everything():
-    search = Search(SPACE, seed=1)
-    run(search, 50)
-    top = max(throughput_of(candidate) for candidate in SPACE)
-    assert search.best().capacity.objective >= 0.9 * top
+def test_a_candidate_told_of_is_forgotten():
+    search = Search(CANDIDATES, "throughput", SLO)
+    pair = run(search, 1)[0]
+    search.forget(pair[0])
+    assert search.observations == ()
+    assert search.ask() == pair
 
 
-def test_violating_regions_are_left():
-    def outcome(candidate: Candidate):
-        over = 1.0 if candidate.values["accelerator"] == "openvino" else 0.0
-        return capacity(throughput_of(candidate), violation=over)
+def test_knobs_that_change_nothing_are_not_searched_at_random():
+    """Without batching `max_batch_size` changes nothing: what one twin showed is known of the other."""
+    slow, twin = (candidate(instance_count=1, max_batch_size=s, dynamic_batching=False) for s in (1, 32))
+    fast = [candidate(instance_count=n, max_batch_size=8, dynamic_batching=True) for n in (1, 2, 4)]
 
-    search = Search(SPACE, seed=2)
-    asked = []
-    for _ in range(60):
-        asked.append(search.ask())
-        search.tell(asked[-1], outcome(asked[-1]))
-    late = [candidate.values["accelerator"] for candidate in asked[-30:]]
-    assert late.count("none") > late.count("openvino")
+    def outcome(one: Candidate, load: Load) -> Measurement:
+        return measured(candidate(**one.values, precision="fp32", accelerator="none"), load)
 
-
-def test_an_abandoned_candidate_does_not_count_and_is_asked_again(tmp_path: Path):
-    search = Search(SPACE, storage=tmp_path / "optuna.db")
-    search.abandon(search.ask())
-    assert search.trials == ()
-    assert search.ask() == SPACE.baseline
+    search = Search([slow, *fast, twin], "throughput", SLO, baseline=slow)
+    asked = run(search, 8, outcome)
+    assert asked[0][0] == slow
+    assert twin not in {one for one, _ in asked}
 
 
-def test_several_may_be_open_at_once():
-    search = Search(SPACE)
-    first, second = search.ask(), search.ask()
-    assert first != second
-    search.tell(second, outcome_of(second))
-    search.tell(first, outcome_of(first))
-    assert [trial.candidate for trial in search.trials] == [second, first]
+def test_among_pairs_that_keep_the_hard_limits_soft_ones_cost_what_they_are_missed_by():
+    load = ClosedLoad(concurrency=4)
+    three = [candidate(instance_count=n) for n in (1, 2, 4)]
+    shown = {1: (100.0, 20.0), 2: (110.0, 30.0), 4: (300.0, 30.0)}
+
+    def outcome(one: Candidate, load: Load) -> Measurement:
+        rate, p99 = shown[one.values["instance_count"]]
+        return measurement(load, rate, p99 / 1.5)
+
+    slo = Slo(p99_latency_ms=SoftLimit(limit=25, soft=True), p50_latency_ms=100)
+    for some, best in ((three[:2], three[0]), (three, three[2])):
+        search = Search(some, "throughput", slo, loads=[load])
+        run(search, 6, outcome)
+        found = search.recommend()
+        assert (found.candidate, found.slo_met) == (best, True)
 
 
-def test_telling_twice_is_an_error():
-    search = Search(SPACE)
-    candidate = search.ask()
-    search.tell(candidate, outcome_of(candidate))
-    with pytest.raises(KeyError):
-        search.tell(candidate, outcome_of(candidate))
+@pytest.mark.parametrize(
+    ("limits", "allowed"),
+    [
+        ({"avg_queue_ms": 5}, lambda _one, load: load.concurrency <= 8),
+        ({"max_load_seconds": 3}, lambda one, _load: one.values["precision"] == "fp32"),
+    ],
+)
+def test_limits_of_the_queue_and_of_loading_are_kept_too(limits, allowed):
+    def outcome(one: Candidate, load: Load) -> Measurement:
+        slow = one.values["precision"] == "fp16"
+        shown = {"queue_ms": 4.0 if load.concurrency <= 8 else 9.0, "load_s": 6.0 if slow else 2.0}
+        return measured(one, load).model_copy(update=shown)
+
+    search = Search(CANDIDATES, "throughput", Slo(p99_latency_ms=25, **limits))
+    run(search, 20, outcome)
+    best = search.recommend()
+    able = [
+        m.throughput.value
+        for one in CANDIDATES
+        for load in CLOSED_LOADS
+        if allowed(one, load) and (m := measured(one, load)).latency_ms["p99"].value <= 25
+    ]
+    assert best.slo_met
+    assert allowed(best.candidate, best.load)
+    assert best.measurement.throughput.value >= 0.93 * max(able)
 
 
-def _run_and_die(path: Path) -> None:
-    search = Search(SPACE, storage=path, study="s")
-    run(search, 3)
-    search.ask()
-    os.kill(os.getpid(), signal.SIGKILL)
+def test_a_front_is_searched_in_all_its_directions():
+    def values(m: Measurement) -> list[float]:
+        return [math.log(m.throughput.value), -math.log(m.latency_ms["p99"].value)]
+
+    objective = Pareto(pareto=("throughput", "p99_latency_ms"))
+    search = Search(CANDIDATES, objective, Slo(p99_latency_ms=60))
+    run(search, 30)
+    everything = [measured(one, load) for one in CANDIDATES for load in CLOSED_LOADS]
+    able = np.array([values(m) for m in everything if m.latency_ms["p99"].value <= 60])
+    front = search.front()
+    found = np.array([values(member.measurement) for member in front])
+    assert is_on_front(found).all()
+    assert found[:, 0].tolist() == sorted(found[:, 0], reverse=True)
+    for share in (0.9, 0.7, 0.5, 0.3, 0.1):
+        number = chebyshev(able, (share, 1 - share))
+        assert number(found.T).max() > number(able.T).max() - 0.15
+    again = Search(CANDIDATES, objective, Slo(p99_latency_ms=60))
+    assert run(again, 8) == [(each.candidate, each.load) for each in search.observations[:8]]
+    assert search.recommend().slo_met
 
 
-def test_a_killed_process_leaves_its_finished_trials_and_an_interrupted_one(tmp_path: Path):
-    import optuna
-
-    storage = tmp_path / "optuna.db"
-    process = multiprocessing.get_context("spawn").Process(target=_run_and_die, args=(storage,))
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
-    search = Search(SPACE, storage=storage, study="s")
-    assert len(search.trials) == 3
-    study = optuna.load_study(study_name="s", storage=f"sqlite:///{storage}")
-    assert study.trials[3].user_attrs["reason"] == "interrupted"
-    assert search.ask() == run(Search(SPACE), 4)[3]
-
-
-def test_a_trial_killed_between_its_outcome_and_its_end_is_kept(tmp_path: Path):
-    storage = tmp_path / "optuna.db"
-    search = Search(SPACE, storage=storage)
-    candidate = search.ask()
-    search.tell(candidate, outcome_of(candidate))
-    with sqlite3.connect(storage) as database:
-        database.execute("UPDATE trials SET state='RUNNING', datetime_complete=NULL")
-    assert Search(SPACE, storage=storage).trials == search.trials
-
-
-def test_a_decision_holds_until_the_next_trial(tmp_path: Path):
-    search = Search(SPACE, storage=tmp_path / "optuna.db")
-    run(search, 2)
-    assert search.decided_at is None
-    search.mark_decided("noon")
-    assert Search(SPACE, storage=tmp_path / "optuna.db").decided_at == "noon"
-    run(search, 1)
-    assert search.decided_at is None
-
-
-def test_studies_of_one_file_are_apart(tmp_path: Path):
-    storage = tmp_path / "a folder, 100%?" / "optuna.db"
-    assert study_names(storage) == ()
-    run(Search(SPACE, storage=storage, study="one"), 2)
-    assert Search(SPACE, storage=storage, study="two").trials == ()
-    assert sorted(study_names(storage)) == ["one", "two"]
-
-
-def test_a_file_that_is_no_database_is_a_setup_error(tmp_path: Path):
-    (tmp_path / "optuna.db").write_text("not a database, but long enough to be taken for one" * 100)
-    with pytest.raises(SetupError, match=r"optuna\.db cannot be read or written") as caught:
-        Search(SPACE, storage=tmp_path / "optuna.db")
-    assert "not a database" in caught.value.what
-    assert "\n" not in caught.value.what
+def test_the_front_of_one_objective_is_the_best_pair():
+    search = Search(CANDIDATES, "throughput", SLO)
+    assert search.front() == ()
+    run(search, 10)
+    assert [member.candidate for member in search.front()] == [search.recommend().candidate]

@@ -16,7 +16,7 @@ from tests.models import mlp
 from tritonc.compiler.project import Project, open_project
 from tritonc.compiler.space import space_for
 from tritonc.schemas.errors import EngineError
-from tritonc.schemas.measurement import ClosedLoad, Failure
+from tritonc.schemas.measurement import ClosedLoad, Failure, Measurement
 from tritonc.tuner.engines import engine_named
 from tritonc.tuner.inputs import read_inputs
 from tritonc.tuner.measure import Bench
@@ -116,3 +116,70 @@ def test_the_baseline_is_asked_for_its_outputs_again_where_the_server_was_killed
         assert not isinstance(here.measuring.sample(here.candidates[0], ONE_CLIENT, 1), Failure)
         assert (here.starts, here.warnings) == ([False, True], [])
         assert here.measuring._reference is not None
+
+
+def measured_alone(here: Measured, candidate) -> Measurement:
+    capacity = here.measuring.capacity(candidate)
+    assert not isinstance(capacity, Failure), capacity
+    return capacity.measurement
+
+
+def memory_of(here: Measured, candidate) -> int | None:
+    sample = here.measuring.sample(candidate, ONE_CLIENT, 1)
+    assert not isinstance(sample, Failure), sample
+    return here.measuring.pooled([sample]).memory_bytes
+
+
+def test_contenders_are_loaded_side_by_side_and_have_the_memory_that_each_took_alone(tmp_path: Path):
+    with measured(tmp_path) as here:
+        known = {candidate: measured_alone(here, candidate) for candidate in here.candidates[:2]}
+        here.measuring.gather(dict.fromkeys(known))
+        names = {here.stand.name_of(candidate) for candidate in known}
+        assert names == {f"mlp-{candidate.id}" for candidate in known}
+        for candidate, alone in known.items():
+            assert here.stand.serve(candidate)[1] == 0.0
+            assert memory_of(here, candidate) == alone.memory_bytes
+        third = here.candidates[2]
+        assert memory_of(here, third) not in {alone.memory_bytes for alone in known.values()}
+        assert [here.stand.name_of(candidate) for candidate in known] == ["mlp", "mlp"]
+        assert (here.starts, here.warnings) == ([False], [])
+
+
+def test_what_was_loaded_before_takes_no_memory_while_it_leaves_and_yields_to_others(tmp_path: Path):
+    with measured(tmp_path) as here:
+        first, second, *_ = here.candidates
+        here.stand.serve(first)
+        server, _ = here.stand.serve(second)
+        assert here.stand.leaving
+        assert {os.sched_getscheduler(pid) for pid in here.stand.leaving} == {os.SCHED_IDLE}
+        without, everything = server.memory_bytes(here.stand.leaving), server.memory_bytes()
+        here.stand.settle()
+        alone = server.memory_bytes()
+        assert without < everything
+        assert abs(without - alone) < 0.5 * (everything - alone)
+        assert not here.stand.leaving
+
+
+def test_contenders_go_on_one_by_one_where_the_server_that_had_them_all_is_killed(tmp_path: Path):
+    with measured(tmp_path) as here:
+        known = {candidate: measured_alone(here, candidate) for candidate in here.candidates[:2]}
+        here.measuring.gather(dict(known))
+        server = here.stand.start()
+        here.signal_server(signal.SIGKILL)
+        while server.responsive(0.1):
+            time.sleep(0.01)
+        for candidate in known:
+            assert memory_of(here, candidate)
+            assert here.stand.name_of(candidate) == "mlp"
+
+
+def test_contenders_that_do_not_fit_together_are_loaded_one_by_one(tmp_path: Path):
+    with measured(tmp_path) as here:
+        one, other, *_ = here.candidates
+        seen = measured_alone(here, one)
+        assert not here.stand.has_room_for("cpu", 2**60)
+        here.measuring.gather({one: seen, other: seen.model_copy(update={"memory_bytes": 2**60})})
+        assert here.stand.name_of(one) == "mlp"
+        here.measuring.gather({one: seen, other: None})
+        assert here.stand.name_of(one) == "mlp"
+        assert here.warnings == []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,7 +47,8 @@ def runs_of(tracking: Tracking) -> tuple[MlflowClient, list]:
 
 
 def test_a_trial_is_a_nested_run_with_knobs_numbers_and_files(tracking: Tracking, warnings: list[str]):
-    assert tracking.open_study("study-1", "mlp on cpu", {"tritonc.engine": "embedded"}) == frozenset()
+    tracking.open_study("study-1", "mlp on cpu", {"tritonc.engine": "embedded"})
+    assert tracking.logged == frozenset()
     tracking.log_trial(trial(tags={"tritonc.baseline": "true"}))
     tracking.close_study("FINISHED", {"tritonc.chosen": "0123456789"})
     client, (parent, child) = runs_of(tracking)
@@ -62,7 +66,7 @@ def test_a_trial_is_a_nested_run_with_knobs_numbers_and_files(tracking: Tracking
     assert child.data.metrics["p99_latency_ms"] == 25.0
     assert child.data.metrics["violation_of_p99_latency_ms"] == 0.25
     steps = client.get_metric_history(child.info.run_id, "step_throughput_inferences_per_s")
-    assert [(step.step, step.value) for step in steps] == [(8, 60.0), (8, 120.0)]
+    assert [(step.step, step.value) for step in steps] == [(4, 60.0), (8, 120.0)]
     files = {item.path for item in client.list_artifacts(child.info.run_id)}
     assert files == {"config.pbtxt", "load_steps.json"}
 
@@ -84,9 +88,11 @@ def test_a_resumed_study_continues_its_parent_and_knows_what_is_logged(tracking:
     tracking.log_trial(trial("bbbbbbbbbb", kind="confirmation"))
     tracking.close_study("KILLED")
     again = Tracking(tmp_path / "state", uri=None, experiment="ocr", warn=pytest.fail)
-    assert again.open_study("study-1", "mlp on cpu", {}) == {"aaaaaaaaaa"}
+    again.open_study("study-1", "mlp on cpu", {})
+    assert again.logged == {"aaaaaaaaaa"}
     assert again.parent_run == tracking.parent_run
-    assert again.open_study("study-2", "mlp on gpu", {}) == frozenset()
+    again.open_study("study-2", "mlp on gpu", {})
+    assert again.logged == frozenset()
     assert again.parent_run != tracking.parent_run
 
 
@@ -107,7 +113,11 @@ def test_a_server_that_cannot_be_reached_is_said_once_and_stops_nothing(
         taken.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
         tracking = Tracking(tmp_path, uri=uri, experiment="ocr", warn=warnings.append)
-        assert tracking.open_study("study-1", "mlp on cpu", {}) == frozenset()
+        tracking.open_study("study-1", "mlp on cpu", {})
+        assert warnings == []
+        tracking.settle()
+        assert len(warnings) == 1
+        assert tracking.logged == frozenset()
         tracking.log_trial(trial())
         tracking.close_study("FINISHED")
     assert len(warnings) == 1
@@ -142,8 +152,62 @@ def test_a_store_that_breaks_midway_is_said_once_and_stops_nothing(
     tracking: Tracking, warnings: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     tracking.open_study("study-1", "mlp on cpu", {})
+    tracking.settle()
     (tmp_path / "state" / "mlflow.db").write_bytes(b"no longer a database" * 1000)
     tracking.log_trial(trial())
     tracking.log_trial(trial())
     assert len(warnings) == 1
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_long(tmp_path: Path, warnings: list[str]):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        tracking = Tracking(tmp_path, uri=uri, experiment="ocr", warn=warnings.append)
+        tracking.open_study("study-1", "mlp on cpu", {})
+        tracking.settle(0.1)
+        assert len(warnings) == 1
+        assert "does not work (no answer within 0.1 s)" in warnings[0]
+        tracking.log_trial(trial())
+        tracking.close_study("KILLED", patience_s=0.1)
+        assert not tracking.is_on
+    assert len(warnings) == 1
+
+
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """No file of this process may be larger."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("limit", [0, 100_000, 400_000])
+def test_a_database_that_could_not_be_made_is_made_when_there_is_room(
+    tracking: Tracking, warnings: list[str], tmp_path: Path, limit: int
+):
+    with full_disk(limit):
+        tracking.open_study("study-1", "mlp on cpu", {})
+        tracking.settle()
+        assert len(warnings) == 1
+        assert tracking.place == ""
+    again = Tracking(tmp_path / "state", uri=None, experiment="ocr", warn=pytest.fail)
+    again.open_study("study-1", "mlp on cpu", {})
+    again.log_trial(trial())
+    assert again.is_on
+    assert again.place
+    assert [path.name for path in (tmp_path / "state").glob("mlflow.db*")] == ["mlflow.db"]
+
+
+def test_a_trial_that_was_half_logged_is_logged_again(tracking: Tracking, tmp_path: Path):
+    tracking.open_study("study-1", "mlp on cpu", {})
+    tracking.log_trial(trial("aaaaaaaaaa"))
+    client, (_, run) = runs_of(tracking)
+    client.set_terminated(run.info.run_id, "RUNNING")
+    again = Tracking(tmp_path / "state", uri=None, experiment="ocr", warn=pytest.fail)
+    again.open_study("study-1", "mlp on cpu", {})
+    assert again.logged == frozenset()
+    assert client.get_run(run.info.run_id).info.status == "KILLED"

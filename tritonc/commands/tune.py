@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +18,9 @@ from tritonc.live import fetch_lines, watching
 from tritonc.output import Output
 from tritonc.tune_report import estimate_document, estimate_text, result_document, result_text
 from tritonc.typed import typed_command
+
+if TYPE_CHECKING:
+    from tritonc.tuner.plan import SamplerName
 
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
@@ -41,9 +45,8 @@ class Duration(click.ParamType[float]):
 @click.option(
     "--trials",
     type=click.IntRange(min=1),
-    default=50,
-    show_default=True,
-    help="Candidates to measure for each model and target, failed ones and those of earlier runs included.",
+    help="Candidates to measure at most for each model and target, failed ones and those of earlier runs "
+    "included. Default: 50; with --sampler grid all.",
 )
 @click.option(
     "--timeout",
@@ -61,6 +64,21 @@ class Duration(click.ParamType[float]):
     help="embedded: the tritonserver that tritonc fetches. local: an installed tritonserver.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the search: repeats its order.")
+@click.option(
+    "--sampler",
+    type=click.Choice(["tritonc", "gp", "tpe", "random", "grid"]),
+    default="tritonc",
+    show_default=True,
+    help="tritonc: a model of the whole space, which stops when nothing better is in sight. gp, tpe, random: "
+    "Optuna's. grid: every candidate under every load, for ground truth.",
+)
+@click.option(
+    "--pick",
+    "picked",
+    metavar="ID",
+    help="Take this configuration of the front that the lock holds, and build; measures nothing. For models "
+    "with objective: {pareto: [...]}.",
+)
 @click.option("--fresh", is_flag=True, help="Begin a new study instead of continuing the last one.")
 @click.option("--dry-run", is_flag=True, help="Print the size of the space and the time it takes.")
 @click.option(
@@ -73,12 +91,14 @@ class Duration(click.ParamType[float]):
 def command(
     output: Output,
     spec: Path,
-    trials: int,
+    trials: int | None,
     timeout: float | None,
     targets: tuple[str, ...],
     models: tuple[str, ...],
     engine_name: str,
     seed: int,
+    sampler: SamplerName,
+    picked: str | None,
     fresh: bool,
     dry_run: bool,
     perf_analyzer: Path | None,
@@ -93,13 +113,19 @@ def command(
     from tritonc.compiler.project import open_project
     from tritonc.tuner.engines import engine_named
     from tritonc.tuner.plan import Settings, plan_of
-    from tritonc.tuner.tune import estimate, tune
+    from tritonc.tuner.tune import estimate, pick, tune
 
     project = open_project(spec, allow_outside=allow_outside)
+    if picked is not None:
+        tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or None
+        result = pick(project, picked, models=models, targets=targets, tracking_uri=tracking_uri)
+        output.result(result_document(result), result_text(result))
+        return 0
     settings = Settings(
-        trials=trials,
+        trials=trials or (sys.maxsize if sampler == "grid" else 50),
         timeout_s=timeout,
         seed=seed,
+        sampler=sampler,
         fresh=fresh,
         tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or None,
         perf_analyzer=perf_analyzer,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -71,7 +71,7 @@ class Statistics:
 class Server(Protocol):
     """A running tritonserver with explicit model control: models are served once `load` has returned.
 
-    Addresses are "127.0.0.1:port". Methods may be called from any one thread at a time.
+    Addresses are "127.0.0.1:port". Methods may be called from any one thread at a time, `load` from several.
     """
 
     @property
@@ -151,12 +151,20 @@ class Server(Protocol):
         """
         ...
 
-    def memory_bytes(self) -> int:
-        """Proportional set size of the server and its stubs: pages they share with each other count once."""
+    def memory_bytes(self, without: Set[int] = frozenset()) -> int:
+        """Proportional set size of the server and its stubs: pages they share with each other count once.
+
+        Args:
+            without: stubs that leave: what is theirs alone does not count.
+        """
         ...
 
-    def gpu_memory_bytes(self) -> int | None:
-        """Memory the server and its stubs hold on all GPUs; None where there is no GPU to ask."""
+    def gpu_memory_bytes(self, without: Set[int] = frozenset()) -> int | None:
+        """Memory the server and its stubs, but for those `without`, hold on all GPUs; None without a GPU."""
+        ...
+
+    def energy_j(self) -> float | None:
+        """Joules that the GPUs it runs on have used since some time past; None where no GPU tells."""
         ...
 
     def log_tail(self, lines: int = 20) -> str:

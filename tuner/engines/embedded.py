@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tritonc.compiler.release import release_of_server
-from tritonc.schemas.errors import EngineError
+from tritonc.schemas.errors import EngineError, MissingExtraError
 from tritonc.tuner.bundle import (
     SERVER_VERSION,
     Bundle,
@@ -24,7 +24,7 @@ from tritonc.tuner.bundle import (
     perf_analyzer_environment,
 )
 from tritonc.tuner.engines import EngineDescription, Server
-from tritonc.tuner.engines.server import Installation, running_server
+from tritonc.tuner.engines.server import Installation, is_plain, running_server
 
 # Each request's tensors are allocated three times on the way to a stub and back. Left to itself, glibc maps
 # and unmaps what is larger than 128 KiB: 0.8 ms of page faults for a tensor of 1 MiB each way.
@@ -79,6 +79,11 @@ class EmbeddedEngine:
         """The server as it lies in the cache, fetched and assembled first where needed."""
         bundle = self._bundle()
         assembled = assemble_backends(bundle, self._cache or cache_folder())
+        if not is_plain(assembled):
+            raise EngineError(
+                f"Triton's Python backend cannot be started from {assembled}: a shell would not read it so",
+                "set TRITONC_CACHE_DIR to a folder without spaces and special characters",
+            )
         python = Path(sys.executable).parent
         if not (python / "python3").exists():
             raise EngineError(
@@ -166,9 +171,16 @@ def assemble_backends(bundle: Bundle, cache: Path) -> Path:
     Its name is a digest of all that goes in, so that an upgraded tritonc or Python never serves with stale
     files.
 
+    Safe to call from several processes at once: one assembles, the others wait.
+
     Raises:
         EngineError: this interpreter cannot serve.
+        MissingExtraError: the package that keeps processes apart is not installed.
     """
+    try:
+        import filelock
+    except ImportError as err:
+        raise MissingExtraError("filelock", "tune") from err
     python = sys.version_info[:2]
     stub = bundle.stub((python[0], python[1]))
     if not stub.exists():
@@ -183,7 +195,10 @@ def assemble_backends(bundle: Bundle, cache: Path) -> Path:
         digest.update(f"{path.relative_to(_BACKENDS)}\n".encode() + path.read_bytes())
     folder = cache / "backends" / digest.hexdigest()[:12]
     if not (folder / "complete").exists():
-        _assemble(folder, bundle, stub, libpython)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder.parent / ".lock"):
+            if not (folder / "complete").exists():  # another process may have been faster
+                _assemble(folder, bundle, stub, libpython)
     return folder
 
 
@@ -192,7 +207,6 @@ def _sources() -> Iterator[Path]:
 
 
 def _assemble(folder: Path, bundle: Bundle, stub: Path, libpython: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".assembling-") as name:
         temporary = Path(name) / "made"
         python_backend = temporary / "backends" / "python"
@@ -209,8 +223,4 @@ def _assemble(folder: Path, bundle: Bundle, stub: Path, libpython: Path) -> None
         (temporary / "complete").touch()
         if folder.exists():  # damaged: it has no `complete`
             folder.rename(Path(name) / "damaged")
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not (folder / "complete").exists():  # else another process was faster with the same files
-                raise
+        temporary.rename(folder)

@@ -8,11 +8,14 @@ import logging
 import re
 import shlex
 import socket
+import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +23,7 @@ from typing import Any
 
 from tritonc.schemas.errors import EngineError, MissingExtraError
 from tritonc.schemas.measurement import Failure
+from tritonc.tuner.energy import gpu_energy_j
 from tritonc.tuner.engines import ServerFailure, Statistics
 from tritonc.tuner.process import Child
 
@@ -33,6 +37,11 @@ _STUB_S = (
     3600  # a load's deadline is `load`'s alone: building a GPU engine takes longer than the default of 30 s
 )
 _POLL_S = 0.02
+_ELSE_S = 10.0
+_HUNG_S = 10.0  # a server that answers nobody for so long does not only take its time to load
+_HEALTH_S = 2.0
+_HEALTH_EVERY_S = 1.0
+_PLAIN_PATH = re.compile(r"[\w./+,:@%-]+", re.ASCII)
 _PORT_TAKEN = re.compile(r"already in use|Address in use|failed to bind|Failed to add port", re.IGNORECASE)
 _OUT_OF_MEMORY = re.compile(
     r"bad_alloc|out of memory|failed to allocate memory|cannot allocate|No space left on device|MemoryError",
@@ -73,7 +82,7 @@ class TritonServer:
 
     def load(self, model: str, timeout_s: float = 120.0) -> None:
         """Returns once `model` serves."""
-        self._control("load", model, timeout_s, self._client.load_model)
+        self._control("load", model, timeout_s, self._watched(self._client.load_model))
 
     def unload(self, model: str, timeout_s: float = 30.0, *, wait: bool = True) -> None:
         """Has the server unload `model`."""
@@ -105,7 +114,8 @@ class TritonServer:
                     "server_crashed", f"the server ended while it was to {verb} {model}"
                 ) from err
             if "DEADLINE_EXCEEDED" in str(err.status()):
-                reason = "load_timeout" if verb == "load" else "server_hung"
+                is_slow = verb == "load" and self._is_live(_HEALTH_S)
+                reason = "load_timeout" if is_slow else "server_hung"
                 raise self._failure(reason, f"{model} did not {verb} within {timeout_s:g} s") from err
             message = _cleaned(err.message() or "")
             # the reason, for example a field that is not known, is only logged
@@ -113,6 +123,43 @@ class TritonServer:
                 message = "\n".join([message, *_logged_errors(self.log, logged)])
             reason = "out_of_memory" if _OUT_OF_MEMORY.search(message) else "load_failed"
             raise ServerFailure(Failure.model_validate({"reason": reason, "detail": message})) from err
+
+    def _watched(self, call: Callable[..., Any]) -> Callable[..., None]:
+        """`call`, left where the server answers nobody meanwhile: loading a model is no reason for it."""
+
+        def watched(model: str, client_timeout: float) -> None:
+            done: Future[None] = Future()
+
+            def run() -> None:
+                try:
+                    call(model, client_timeout=client_timeout)
+                except Exception as err:  # noqa: BLE001  (raised below, where the result is taken)
+                    done.set_exception(err)
+                else:
+                    done.set_result(None)
+
+            threading.Thread(target=run, name=f"load {model}", daemon=True).start()
+            answered = time.monotonic()
+            while not wait([done], _HEALTH_EVERY_S).done:
+                if self._is_live(_HEALTH_S):
+                    answered = time.monotonic()
+                elif time.monotonic() - answered > _HUNG_S and not done.done():
+                    what = f"the server answered nothing for {_HUNG_S:g} s while it was to load {model}"
+                    raise self._failure("server_hung" if self._still_alive() else "server_crashed", what)
+            done.result()
+
+        return watched
+
+    def _is_live(self, timeout_s: float) -> bool:
+        """Whether it answers a health request over HTTP, which has threads that load nothing."""
+        connection = http.client.HTTPConnection(self.http_address, timeout=timeout_s)
+        try:
+            connection.request("GET", "/v2/health/live")
+            return connection.getresponse().status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
     def _ask(self, call: Callable[..., Any], timeout_s: float, *args: object) -> Any:
         from tritonclient.utils import InferenceServerException
@@ -129,6 +176,24 @@ class TritonServer:
         ended = "" if code is None else f" (exit code {code})"
         detail = f"{what}{ended}; last lines of {self.log.name}:\n{self.log_tail()}"
         return ServerFailure(Failure.model_validate({"reason": reason, "detail": detail}))
+
+    def has_all_ports(self) -> bool:
+        """Whether it is this server that listens on its three ports, and nobody else."""
+        import psutil
+
+        wanted = {int(each.rpartition(":")[2]) for each in self.addresses}
+        found: set[int] = set()
+        for pid in self._processes():
+            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                for each in psutil.Process(pid).net_connections("tcp"):
+                    if each.status == psutil.CONN_LISTEN:
+                        found.add(each.laddr.port)
+        return wanted <= found
+
+    @property
+    def addresses(self) -> tuple[str, str, str]:
+        """Where it listens."""
+        return self.http_address, self.grpc_address, self.metrics_address
 
     def alive(self) -> bool:
         """Whether the process runs."""
@@ -193,17 +258,19 @@ class TritonServer:
             for sample in family.samples
         }
 
-    def memory_bytes(self) -> int:
-        """Proportional set size of the server and its stubs."""
-        return sum(_pss_bytes(pid) for pid in self._processes())
+    def memory_bytes(self, without: Set[int] = frozenset()) -> int:
+        """Proportional set size of the server and its stubs, less the private pages of stubs that leave."""
+        ours = self._processes()
+        private = sum(_bytes(pid, "Private_Clean", "Private_Dirty") for pid in without & set(ours))
+        return sum(_bytes(pid, "Pss") for pid in ours) - private
 
-    def gpu_memory_bytes(self) -> int | None:
-        """Memory the server and its stubs hold on all GPUs."""
+    def gpu_memory_bytes(self, without: Set[int] = frozenset()) -> int | None:
+        """Memory the server and its stubs hold on all GPUs, but for stubs that leave."""
         try:
             import pynvml
         except ImportError:
             return None
-        ours = set(self._processes())
+        ours = set(self._processes()) - without
         try:
             pynvml.nvmlInit()
         except pynvml.NVMLError:
@@ -217,6 +284,10 @@ class TritonServer:
             return None
         finally:
             pynvml.nvmlShutdown()
+
+    def energy_j(self) -> float | None:
+        """Joules that the GPUs it runs on have used since their driver was loaded."""
+        return gpu_energy_j(self._processes())
 
     def _processes(self) -> list[int]:
         """The server and its stubs."""
@@ -246,13 +317,14 @@ def _sample_name(name: str, labels: Mapping[str, str]) -> str:
     return f"{name}{{{inside}}}" if inside else name
 
 
-def _pss_bytes(pid: int) -> int:
+def _bytes(pid: int, *kinds: str) -> int:
+    """Memory of a process of these kinds, as in proc_pid_smaps(5)."""
     try:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:  # it has ended meanwhile
         return 0
-    match = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
-    return int(match[1]) * 1024 if match else 0
+    found = re.findall(rf"^(?:{'|'.join(kinds)}):\s+(\d+) kB", rollup, re.MULTILINE)
+    return 1024 * sum(map(int, found))
 
 
 def _cleaned(message: str) -> str:
@@ -335,11 +407,42 @@ def running_server(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     log.touch()
-    server = _start(installation, repository, log, cores, args)
-    try:
-        yield server
-    finally:
-        server.close()
+    with _plain(repository) as plain:
+        server = _start(installation, plain, log, cores, args)
+        server.repository = repository
+        try:
+            yield server
+        finally:
+            server.close()
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a shell leaves a path as it is."""
+    return _PLAIN_PATH.fullmatch(str(path.absolute())) is not None
+
+
+@contextlib.contextmanager
+def _plain(repository: Path) -> Iterator[Path]:
+    """A path to the repository that a shell leaves as it is.
+
+    Triton's Python backend starts its stubs by `bash -c "exec … <path of the model> …"` without quoting, so a
+    folder's name could run as a command.
+
+    Raises:
+        EngineError: the folder for temporary files has no such path either.
+    """
+    if is_plain(repository):
+        yield repository
+        return
+    with tempfile.TemporaryDirectory(prefix="tritonc-repository-") as folder:
+        if not is_plain(Path(folder)):
+            raise EngineError(
+                f"neither {repository} nor {folder} is a path that Triton's Python backend can use",
+                "set TMPDIR to a folder without spaces and special characters",
+            )
+        link = Path(folder) / "repository"
+        link.symlink_to(repository.absolute(), target_is_directory=True)
+        yield link
 
 
 def _start(
@@ -360,15 +463,19 @@ def _start(
             server.close()
             raise
         code = child.poll()
+        instead = _doing_instead(server) if code is None else ""
         server.close()
         with log.open("rb") as file:
             file.seek(before)
             said = file.read().decode(errors="replace")
         if not _PORT_TAKEN.search(said):
-            why = f"did not answer within {_START_S:g} s" if code is None else f"ended with exit code {code}"
+            why = f"{instead} after {_START_S:g} s" if code is None else f"ended with exit code {code}"
             said = said.partition("Usage: tritonserver")[0]  # 400 lines that follow a wrong argument
             last = "\n".join(said.splitlines()[-20:])
-            raise EngineError(f"tritonserver {why}: {shlex.join(command)}\n{last}", f"the whole log is {log}")
+            hint = f"the whole log is {log}"
+            if instead == _SLOW:
+                hint = f"{_SLOW_HINT}; {hint}"
+            raise EngineError(f"tritonserver {why}: {shlex.join(command)}\n{last}", hint)
         _log.info("another process took one of the ports %s; trying others", ports)
     raise EngineError(
         f"{_PORT_ATTEMPTS} times other processes took the ports meant for tritonserver:\n{log_tail(log)}",
@@ -376,13 +483,34 @@ def _start(
     )
 
 
+_SLOW = "was still starting"
+_SLOW_HINT = "a busy machine or a slow disk needs longer the first time: run the command again"
+
+
+def _doing_instead(server: TritonServer) -> str:
+    """What a server does that runs and is not ready in time."""
+    with contextlib.suppress(OSError, IndexError):
+        state = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        if state in ("T", "t"):
+            return "had been stopped by a signal"
+    if all(_accepts(each) for each in server.addresses):
+        return "took connections and answered nothing"
+    return _SLOW
+
+
 def _await_ready(server: TritonServer, name: str) -> bool:
     """Whether the server under this name is ready before the deadline; false as soon as it has ended."""
     deadline = time.monotonic() + _START_S
-    addresses = [server.http_address, server.metrics_address, server.grpc_address]
+    accepted = None
     while server.alive() and time.monotonic() < deadline:
         # A TCP connection first: a gRPC channel that was refused once waits a second before it tries again.
-        if not all(_accepts(address) for address in addresses):
+        if not all(_accepts(address) for address in server.addresses):
+            time.sleep(_POLL_S)
+            continue
+        accepted = accepted or time.monotonic()
+        # Somebody else may be the one who accepts; tritonserver then ends, in a moment. One that was started
+        # by a program that cannot be seen through goes on.
+        if not server.has_all_ports() and time.monotonic() - accepted < _ELSE_S:
             time.sleep(_POLL_S)
             continue
         try:

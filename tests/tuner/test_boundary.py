@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tritonc.schemas.measurement import Interval
+from tritonc.tuner.boundary import Curve, Point
+
+
+def point(
+    level: float, excess: float, throughput: float = 100.0, error: float = 0.0, times: int = 1
+) -> Point:
+    wide = Interval(value=throughput, low=0.98 * throughput, high=1.02 * throughput)
+    return Point(level, times, wide, excess, error=error)
+
+
+def test_the_boundary_lies_where_latency_meets_its_limit_on_logarithmic_scales() -> None:
+    curve = Curve([point(4, -0.5), point(16, 1.0)])
+    assert curve.boundary() == pytest.approx(8)
+
+
+def test_beyond_the_points_latency_is_proportional_to_load() -> None:
+    assert Curve([point(4, -0.5)]).boundary() == pytest.approx(8)
+    assert Curve([point(8, 1.0)]).boundary() == pytest.approx(4)
+
+
+def test_an_inverted_pair_of_neighbours_does_not_end_the_bracket() -> None:
+    points = [point(4, -0.5), point(5, 0.05), point(6, -0.2), point(12, 0.5)]
+    curve = Curve(points)
+    assert curve.bracket == (2, 3)
+    assert 6 < curve.boundary() < 12
+
+
+@given(st.lists(st.tuples(st.floats(-0.9, 5), st.integers(0, 3)), min_size=1, max_size=8))
+def test_the_fit_rises_and_the_bracket_is_next_to_the_boundary(seen: list[tuple[float, int]]) -> None:
+    points = [point(2.0**i, excess, times=times) for i, (excess, times) in enumerate(seen)]
+    curve = Curve(points)
+    assert all(a <= b + 1e-12 for a, b in zip(curve.ratios, curve.ratios[1:], strict=False))
+    low, high = curve.bracket
+    boundary = curve.boundary()
+    assert low is None or points[low].level <= boundary * (1 + 1e-9)
+    assert high is None or points[high].level >= boundary * (1 - 1e-9)
+
+
+def test_throughput_between_loads_is_interpolated_and_goes_on_as_far_as_it_rose() -> None:
+    curve = Curve([point(2, -0.5, 100), point(8, -0.2, 200)])
+    assert curve.throughput(4) == pytest.approx(150)
+    assert curve.throughput(1) == pytest.approx(50)
+    assert curve.throughput(32) == pytest.approx(400)
+    assert Curve([point(2, -0.5, 200), point(8, -0.2, 200)]).throughput(32) == pytest.approx(200)
+
+
+def test_where_nothing_was_completed_the_boundary_is_below() -> None:
+    nothing = Point(8, 1, Interval(value=0), math.inf)
+    curve = Curve([point(2, -0.5), nothing])
+    assert 2 <= curve.boundary() < 8
+
+
+def test_a_capacity_is_as_uncertain_as_its_throughput_and_the_boundary() -> None:
+    sure, unsure = point(4, -0.5, 100), point(4, -0.02, 100, error=0.2)
+    beyond = point(8, 1.0, 200)
+    assert Curve([sure, beyond]).capacity(sure, 64).low == pytest.approx(98)
+    capacity = Curve([unsure, beyond]).capacity(unsure, 64)
+    assert capacity.low is not None
+    assert capacity.high is not None
+    assert capacity.low < 95
+    assert capacity.high > 105
+    assert Curve([unsure]).capacity(unsure, 4).high == pytest.approx(102)

@@ -1,0 +1,87 @@
+"""Rows of candidates and loads: distances that mean something."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.tuner.tables import candidate, candidates
+from tritonc.schemas.measurement import ClosedLoad, OpenLoad
+from tritonc.tuner.encoding import LOAD_COLUMNS, Encoding, Law, behaviour, in_flight
+
+ALL = candidates()
+ENCODING = Encoding(ALL)
+LOAD = ClosedLoad(concurrency=8)
+
+
+def distance(one, other) -> float:
+    rows = ENCODING.table([(one, LOAD), (other, LOAD)]).rows
+    return float(np.linalg.norm(rows[0] - rows[1]))
+
+
+def with_knobs(**changes):
+    base = {"precision": "fp32", "accelerator": "none", "instance_count": 2, "max_batch_size": 8}
+    return candidate(**{**base, "dynamic_batching": False, **changes})
+
+
+def test_categories_are_one_apart():
+    assert distance(with_knobs(), with_knobs(precision="fp16")) == pytest.approx(1.0)
+
+
+def test_counts_are_apart_by_their_ratio():
+    near = distance(with_knobs(instance_count=3), with_knobs(instance_count=4))
+    far = distance(with_knobs(instance_count=1), with_knobs(instance_count=2))
+    assert near < far
+
+
+def test_a_size_that_is_never_reached_matters_little():
+    unbatched = distance(with_knobs(), with_knobs(max_batch_size=32))
+    batched = [
+        with_knobs(dynamic_batching=True, max_queue_delay_microseconds=0, max_batch_size=s) for s in (8, 32)
+    ]
+    assert unbatched < 0.4 * distance(*batched)
+    assert behaviour(with_knobs()) == behaviour(with_knobs(max_batch_size=32))
+
+
+def test_the_load_is_seen_by_itself_and_by_the_place():
+    table = ENCODING.table([(with_knobs(), ClosedLoad(concurrency=n)) for n in (8, 16)])
+    change = np.diff(table.rows, axis=0)[0]
+    np.testing.assert_allclose(change[-LOAD_COLUMNS:], [1 / 6, 1 / 6, 0, 0, 0])
+    np.testing.assert_allclose(change[:-LOAD_COLUMNS], 0)
+    np.testing.assert_allclose(table.amounts, np.log([8, 16]))
+
+
+def test_what_an_execution_holds_and_what_waits_for_more():
+    batching = with_knobs(
+        dynamic_batching=True, max_queue_delay_microseconds=1000
+    )  # 2 instances, batches of 8
+    rows = ENCODING.table([(batching, ClosedLoad(concurrency=n)) for n in (4, 16, 24)]).rows
+    formed, waiting = rows[:, -2], rows[:, -1]
+    np.testing.assert_allclose(formed, np.log2([2, 8, 8]) / 6)
+    assert waiting[0] > 0
+    np.testing.assert_allclose(waiting[1:], 0)
+
+
+def test_laws_differ_in_what_batches_bring():
+    batching = with_knobs(dynamic_batching=True, max_queue_delay_microseconds=0)
+    table = ENCODING.table([(batching, ClosedLoad(concurrency=n)) for n in (2, 16)])
+    cheap, dear = (np.diff(table.expected_throughput(Law(part, 0.5)))[0] for part in (0.03, 8.0))
+    assert cheap > np.log(6)
+    assert 0 < dear < np.log(1.2)
+
+
+def test_amounts():
+    assert in_flight(ClosedLoad(concurrency=3, request_batch=4)) == 12
+    assert in_flight(OpenLoad(rate=2.5, request_batch=4)) == 10
+
+
+def test_a_knob_of_one_value_needs_no_column():
+    encoding = Encoding([candidate(instance_count=n, format="onnx") for n in (1, 2)])
+    assert encoding.knobs == 1
+
+
+def test_candidates_of_other_spaces_have_rows_too():
+    other = candidate(precision="int8", instance_count=64)
+    rows = ENCODING.table([(other, LOAD)]).rows
+    assert rows.shape == (1, ENCODING.knobs + LOAD_COLUMNS)
+    assert np.all(np.isfinite(rows))

@@ -1,0 +1,75 @@
+"""The Gaussian process: right gradients, sensible with few measurements, not misled by a stray one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tritonc.tuner.encoding import LOAD_COLUMNS
+from tritonc.tuner.gaussian import Gaussian, Prior, Structured
+
+PRIOR = Prior(candidate=0.5, load=0.3, rest=0.2, own=0.04, noise=0.015)
+KNOBS = 3
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(1)
+
+
+def surface(rows):
+    return 3 + rows[:, 0] - 0.5 * rows[:, 1] + np.tanh(2 * rows[:, 3])
+
+
+def test_the_gradient_is_that_of_the_covariances(rng):
+    rows = rng.random((6, KNOBS + LOAD_COLUMNS))
+    kernel = Structured(KNOBS, PRIOR)
+    theta = kernel.theta + 0.2 * rng.standard_normal(kernel.n_dims)
+    _, gradient = kernel.clone_with_theta(theta)(rows, eval_gradient=True)
+    for index, step in enumerate(1e-6 * np.eye(kernel.n_dims)):
+        above, below = (kernel.clone_with_theta(theta + sign * step)(rows) for sign in (1, -1))
+        np.testing.assert_allclose(gradient[:, :, index], (above - below) / 2e-6, atol=1e-6)
+
+
+def test_covariances_of_other_rows_have_no_noise(rng):
+    rows = rng.random((4, KNOBS + LOAD_COLUMNS))
+    kernel = Structured(KNOBS, PRIOR)
+    np.testing.assert_allclose(kernel(rows) - kernel(rows, rows), kernel.noise * np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(kernel.diag(rows), np.diag(kernel(rows)))
+
+
+def test_it_learns_a_surface_from_thirty_measurements(rng):
+    rows, unseen = rng.random((30, KNOBS + LOAD_COLUMNS)), rng.random((200, KNOBS + LOAD_COLUMNS))
+    model = Gaussian(KNOBS, PRIOR)
+    model.fit(rows, surface(rows) + 0.01 * rng.standard_normal(30), np.zeros(30))
+    mean, deviation = model.predict(unseen)
+    missed = np.abs(mean - surface(unseen))
+    assert np.median(missed) < 0.03
+    assert np.mean(missed < 3 * deviation + 0.02) > 0.95
+
+
+def test_a_single_measurement_moves_all_and_makes_nothing_sure(rng):
+    rows = rng.random((50, KNOBS + LOAD_COLUMNS))
+    model = Gaussian(KNOBS, PRIOR)
+    model.fit(rows[:1], np.array([7.0]), np.zeros(1))
+    mean, deviation = model.predict(rows)
+    assert np.all(np.abs(mean - 7) < 0.5)
+    assert np.median(deviation[1:]) > 0.1
+
+
+def test_a_stray_measurement_is_not_believed(rng):
+    rows = rng.random((60, KNOBS + LOAD_COLUMNS))
+    values = surface(rows) + 0.005 * rng.standard_normal(60)
+    values[7] -= 0.7
+    model = Gaussian(KNOBS, PRIOR)
+    model.fit(rows, values, np.zeros(60))
+    mean, _ = model.predict(rows[[7]])
+    assert abs(mean[0] - surface(rows[[7]])[0]) < 0.1
+
+
+def test_more_measurements_than_are_learned_from_all_count(rng):
+    rows = rng.random((150, KNOBS + LOAD_COLUMNS))
+    model = Gaussian(KNOBS, PRIOR)
+    model.fit(rows, surface(rows), np.zeros(150))
+    mean, _ = model.predict(rows)
+    assert np.max(np.abs(mean - surface(rows))) < 0.05

@@ -1,0 +1,309 @@
+"""The search: baseline first, nothing twice, nothing lost, the same asks for the same tells."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.tuner.spaces import capacity, outcome_of, small_space, throughput_of
+from tritonc.compiler.candidate import Candidate
+from tritonc.schemas.errors import SetupError
+from tritonc.schemas.measurement import Failure
+from tritonc.schemas.spec import Slo
+from tritonc.tuner.optuna_search import Goal, OptunaSearch, finished_trials, observations_in, study_names
+from tritonc.tuner.search import CLOSED_LOADS
+
+SPACE = small_space()
+CRASH = Failure(reason="server_crashed", detail="signal 11")
+
+
+def opened(**options) -> OptunaSearch:
+    return OptunaSearch(SPACE, **{"sampler": "tpe", **options})
+
+
+def run(search: OptunaSearch, trials: int) -> list[Candidate]:
+    asked = []
+    for _ in range(trials):
+        candidate = search.ask()
+        if candidate is None:
+            break
+        asked.append(candidate)
+        search.tell(candidate, outcome_of(candidate), seconds=1.5)
+    return asked
+
+
+def test_the_baseline_is_asked_first():
+    assert opened().ask() == SPACE.baseline
+
+
+def test_the_whole_space_is_asked_once_and_then_nothing():
+    search = opened(seed=3, sampler="random")
+    asked = run(search, 1000)
+    assert len(asked) == len(set(asked)) == len(SPACE)
+    assert search.ask() is None
+
+
+def test_the_same_seed_and_tells_give_the_same_asks():
+    assert run(opened(seed=5), 30) == run(opened(seed=5), 30)
+    assert run(opened(seed=5), 30) != run(opened(seed=6), 30)
+
+
+@pytest.mark.parametrize(("sampler", "trials"), [("tpe", 30), ("tritonc", 8), ("random", 30)])
+def test_an_interrupted_study_asks_what_an_uninterrupted_one_asks(tmp_path: Path, sampler: str, trials: int):
+    options = {"seed": 5, "sampler": sampler}
+    whole = run(opened(**options), trials)
+    first = run(opened(**options, storage=tmp_path / "optuna.db"), trials // 2)
+    rest = run(opened(**options, storage=tmp_path / "optuna.db"), trials - trials // 2)
+    assert first + rest == whole
+
+
+def test_the_model_stops_by_itself_and_a_resumed_study_knows(tmp_path: Path):
+    goal = Goal("throughput", Slo(), loads=CLOSED_LOADS[2:4])
+    options = {"sampler": "tritonc", "goal": goal, "storage": tmp_path / "optuna.db"}
+    search = opened(**options)
+    while not search.is_over:
+        run(search, 1)
+        assert len(search.trials) < 60
+    assert opened(**options).is_over
+    assert search.best().capacity.objective >= 0.95 * max(throughput_of(candidate) for candidate in SPACE)
+
+
+def test_the_load_that_the_model_expects_comes_with_its_candidate():
+    search = opened(sampler="tritonc")
+    assert search.expected(run(search, 1)[0]) is None
+    assert search.expected(run(search, 1)[0]) in CLOSED_LOADS
+
+
+def test_another_study_of_the_same_model_is_where_the_model_begins(tmp_path: Path):
+    storage = tmp_path / "optuna.db"
+    run(opened(storage=storage, study="mlp on gpu 0123456789ab", sampler="random", seed=3), 40)
+    run(opened(storage=storage, study="other on elsewhere 0123456789ab", sampler="random"), 3)
+    history = observations_in(storage, "mlp", "cpu", but="mlp on cpu 0123456789ab")
+    assert len(history) == 80
+    assert {each.candidate.values["accelerator"] for each in history} == {"none", "openvino"}
+    goal = Goal("throughput", Slo(), history=history)
+    search = opened(sampler="tritonc", goal=goal)
+    asked = run(search, 3)
+    assert asked[0] == SPACE.baseline
+    assert max(map(throughput_of, asked[1:])) >= 0.85 * max(map(throughput_of, SPACE))
+
+
+def test_later_generations_of_a_study_count_for_their_target_too(tmp_path: Path):
+    storage = tmp_path / "optuna.db"
+    run(opened(storage=storage, study="other on cpu 0123456789ab #2", sampler="random"), 3)
+    run(opened(storage=storage, study="other grid on cpu 0123456789ab", sampler="random"), 3)
+    run(opened(storage=storage, study="other on gpu 0123456789ab", sampler="random"), 3)
+    assert len(observations_in(storage, "mlp", "cpu", but="mlp on cpu 0123456789ab")) == 12
+
+
+def test_a_candidate_asked_again_is_told_anew(tmp_path: Path):
+    search = opened(sampler="tritonc", storage=tmp_path / "optuna.db")
+    asked = run(search, 4)
+    search.again(asked[1])
+    search.tell(asked[1], capacity(1.0))
+    assert search.outcome(asked[1]).objective == 1.0
+    assert len(search.trials) == 4
+    assert search.ask() == opened(sampler="tritonc", storage=tmp_path / "optuna.db").ask()
+
+
+def test_a_reopened_study_has_every_outcome_complete(tmp_path: Path):
+    search = opened(storage=tmp_path / "optuna.db")
+    run(search, 12)
+    failing = search.ask()
+    search.tell(failing, CRASH, seconds=2.0)
+    again = opened(storage=tmp_path / "optuna.db")
+    assert again.trials == search.trials
+    assert again.outcome(failing) == CRASH
+    assert again.outcome(SPACE.baseline) == outcome_of(SPACE.baseline)
+
+
+def test_reading_a_study_does_not_end_the_trial_that_another_process_measures(tmp_path: Path):
+    storage = tmp_path / "optuna.db"
+    search = opened(storage=storage, study="s")
+    run(search, 2)
+    measured_now = search.ask()
+    assert finished_trials(SPACE, storage, "s") == search.trials
+    search.tell(measured_now, outcome_of(measured_now))
+    assert [trial.candidate for trial in finished_trials(SPACE, storage, "s")][-1] == measured_now
+
+
+def test_parameters_of_a_trial_are_what_was_measured(tmp_path: Path):
+    import optuna
+
+    search = opened(storage=tmp_path / "optuna.db", study="s")
+    asked = run(search, 20)
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/optuna.db")
+    for candidate, trial in zip(asked, study.trials, strict=True):
+        assert trial.params.keys() == candidate.values.keys()
+        assert trial.params["instance_count"] == candidate.values["instance_count"]
+        assert trial.value == throughput_of(candidate)
+
+
+def test_violations_are_constraints_with_magnitudes_and_failures_have_reasons(tmp_path: Path):
+    import optuna
+
+    search = opened(storage=tmp_path / "optuna.db", study="s")
+    search.tell(search.ask(), capacity(900.0, violation=0.25))
+    search.tell(search.ask(), CRASH)
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/optuna.db")
+    violating, failed = study.trials
+    assert violating.state == optuna.trial.TrialState.COMPLETE
+    assert violating.constraints == {"p99_latency_ms": 0.25}
+    assert failed.state == optuna.trial.TrialState.FAIL
+    assert failed.user_attrs["reason"] == "server_crashed: signal 11"
+
+
+def test_the_best_keeps_the_slo_even_if_another_is_faster():
+    search = opened()
+    for outcome in (capacity(900.0, violation=0.5), capacity(100.0), capacity(120.0), CRASH):
+        search.tell(search.ask(), outcome)
+    assert search.best().capacity.objective == 120.0
+    assert [trial.capacity.objective for trial in search.ranked()] == [120.0, 100.0, 900.0]
+
+
+def test_where_nothing_keeps_the_slo_the_least_violating_is_best():
+    search = opened()
+    for violation in (0.5, 0.1, 0.9):
+        search.tell(search.ask(), capacity(100.0 * violation, violation=violation))
+    assert search.best().capacity.violations == {"p99_latency_ms": 0.1}
+
+
+def test_there_is_no_best_where_everything_failed():
+    search = opened()
+    search.tell(search.ask(), CRASH)
+    assert search.best() is None
+
+
+@pytest.mark.parametrize(("sampler", "trials"), [("tpe", 50), ("tritonc", 15)])
+def test_a_good_corner_is_found_without_measuring_everything(sampler: str, trials: int):
+    search = opened(seed=1, sampler=sampler)
+    run(search, trials)
+    top = max(throughput_of(candidate) for candidate in SPACE)
+    assert search.best().capacity.objective >= 0.9 * top
+
+
+def test_violating_regions_are_left():
+    def outcome(candidate: Candidate):
+        over = 1.0 if candidate.values["accelerator"] == "openvino" else 0.0
+        return capacity(throughput_of(candidate), violation=over)
+
+    search = opened(seed=2)
+    asked = []
+    for _ in range(60):
+        asked.append(search.ask())
+        search.tell(asked[-1], outcome(asked[-1]))
+    late = [candidate.values["accelerator"] for candidate in asked[-30:]]
+    assert late.count("none") > late.count("openvino")
+
+
+def test_an_abandoned_candidate_does_not_count_and_is_asked_again(tmp_path: Path):
+    search = opened(storage=tmp_path / "optuna.db")
+    search.abandon(search.ask())
+    assert search.trials == ()
+    assert search.ask() == SPACE.baseline
+
+
+def test_several_may_be_open_at_once():
+    search = opened()
+    first, second = search.ask(), search.ask()
+    assert first != second
+    search.tell(second, outcome_of(second))
+    search.tell(first, outcome_of(first))
+    assert [trial.candidate for trial in search.trials] == [second, first]
+
+
+def test_telling_twice_is_an_error():
+    search = opened()
+    candidate = search.ask()
+    search.tell(candidate, outcome_of(candidate))
+    with pytest.raises(KeyError):
+        search.tell(candidate, outcome_of(candidate))
+
+
+def _run_and_die(path: Path) -> None:
+    search = opened(storage=path, study="s")
+    run(search, 3)
+    search.ask()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_leaves_its_finished_trials_and_an_interrupted_one(tmp_path: Path):
+    import optuna
+
+    storage = tmp_path / "optuna.db"
+    process = multiprocessing.get_context("spawn").Process(target=_run_and_die, args=(storage,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    search = opened(storage=storage, study="s")
+    assert len(search.trials) == 3
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{storage}")
+    assert study.trials[3].user_attrs["reason"] == "interrupted"
+    assert search.ask() == run(opened(), 4)[3]
+
+
+def test_a_trial_killed_between_its_outcome_and_its_end_is_kept(tmp_path: Path):
+    storage = tmp_path / "optuna.db"
+    search = opened(storage=storage)
+    candidate = search.ask()
+    search.tell(candidate, outcome_of(candidate))
+    with sqlite3.connect(storage) as database:
+        database.execute("UPDATE trials SET state='RUNNING', datetime_complete=NULL")
+    assert opened(storage=storage).trials == search.trials
+
+
+def test_what_mlflow_has_is_known_until_the_next_trial(tmp_path: Path):
+    search = opened(storage=tmp_path / "optuna.db")
+    run(search, 2)
+    assert not search.is_logged("here")
+    search.mark_logged("here")
+    assert opened(storage=tmp_path / "optuna.db").is_logged("here")
+    assert not search.is_logged("there")
+    run(search, 1)
+    assert not search.is_logged("here")
+
+
+def test_a_decision_holds_until_the_next_trial(tmp_path: Path):
+    search = opened(storage=tmp_path / "optuna.db")
+    run(search, 2)
+    assert search.decided_at is None
+    search.mark_decided("noon")
+    assert opened(storage=tmp_path / "optuna.db").decided_at == "noon"
+    run(search, 1)
+    assert search.decided_at is None
+
+
+def test_studies_of_one_file_are_apart(tmp_path: Path):
+    storage = tmp_path / "a folder, 100%?" / "optuna.db"
+    assert study_names(storage) == ()
+    run(opened(storage=storage, study="one"), 2)
+    assert opened(storage=storage, study="two").trials == ()
+    assert sorted(study_names(storage)) == ["one", "two"]
+
+
+def test_a_file_that_is_no_database_is_a_setup_error(tmp_path: Path):
+    (tmp_path / "optuna.db").write_text("not a database, but long enough to be taken for one" * 100)
+    with pytest.raises(SetupError, match=r"optuna\.db cannot be read or written") as caught:
+        opened(storage=tmp_path / "optuna.db")
+    assert "not a database" in caught.value.what
+    assert "\n" not in caught.value.what
+
+
+def test_soft_limits_lower_what_a_candidate_is_worth_and_are_no_constraints(tmp_path: Path):
+    import optuna
+
+    search = opened(storage=tmp_path / "optuna.db", study="s")
+    soft = replace(capacity(900.0), soft={"avg_queue_ms": 0.5}, lowered=400.0)
+    for outcome in (soft, capacity(500.0)):
+        search.tell(search.ask(), outcome)
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/optuna.db")
+    assert study.trials[0].value == 400.0
+    assert "avg_queue_ms" not in study.trials[0].constraints
+    assert [trial.capacity.objective for trial in search.ranked()] == [500.0, 900.0]
+    assert opened(storage=tmp_path / "optuna.db", study="s").trials == search.trials

@@ -1,0 +1,281 @@
+"""Candidates and loads as rows of numbers between which distances mean something. Pure.
+
+Counts and sizes are logarithms, categories are one-hot, a knob that is inactive has a fixed place, and what
+physics says matters is a column of its own: how many inferences the load brings for each that can be under
+way at once, the batch that an execution then holds, and how long the rest waits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.joint import AFTER_MODEL
+from tritonc.schemas.lock import KnobValue
+from tritonc.schemas.measurement import ClosedLoad, Load
+
+Floats = npt.NDArray[np.float64]
+
+LOAD_COLUMNS = 5
+"""Columns of a row that depend on the load."""
+
+_ONE_HOT = 1 / math.sqrt(2)  # two categories are as far apart as the two ends of a range
+_DELAY_RANGE = 12.0  # doublings of a delay that are as far apart as the two ends of a range
+_IDLE_WEIGHT = 0.2  # of a size that an execution never reaches
+_LOAD_RANGE = 6.0  # doublings of load that are as far apart as the two ends of a range
+
+EXPECTED_GAIN: Mapping[str, Mapping[KnobValue, float]] = {
+    "precision": {"fp16": 0.4, "int8": 0.5},
+    "accelerator": {"tensorrt": 0.5, "cuda": 0.2, "openvino": 0.2},
+    "backend": {"tensorrt": 0.5, "openvino": 0.2},
+    "dynamic_batching": {True: 0.2},
+}
+"""What a category is expected to change in log throughput before it is measured: it only decides what is
+measured first."""
+
+
+def behaviour(candidate: Candidate, request_batch: int = 1) -> Mapping[str, KnobValue]:
+    """The knobs that make a difference, with `effective_batch` in the place of `max_batch_size`.
+
+    Without dynamic batching an execution holds one request, however large it might be, so candidates that
+    differ only in `max_batch_size` behave alike.
+    """
+    values = candidate.values
+    for of in _prefixes(values):
+        size = values.pop(f"{of}max_batch_size", None)
+        if isinstance(size, int):
+            batches = values.get(f"{of}dynamic_batching") is not False
+            values[f"{of}effective_batch"] = max(size, request_batch) if batches else request_batch
+    return values
+
+
+def _prefixes(values: Mapping[str, KnobValue]) -> list[str]:
+    """What stands before the knobs of each member of a joint candidate (`compiler.joint`), else nothing."""
+    return list(dict.fromkeys(knob[: knob.rfind(AFTER_MODEL) + 1] for knob in values))
+
+
+def in_flight(load: Load) -> float:
+    """What a load amounts to: inferences under way (closed), or inferences a second (open)."""
+    amount = load.concurrency if isinstance(load, ClosedLoad) else load.rate
+    return float(amount * load.request_batch)
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """One column: a number, or membership of a category where `category` is not None."""
+
+    knob: str
+    low: float = 0.0
+    high: float = 1.0
+    category: KnobValue | None = None
+    weight: float = 1.0
+
+    def value(self, values: Mapping[str, KnobValue]) -> float:
+        if self.knob not in values:
+            return 0.0
+        value = values[self.knob]
+        if self.category is not None:
+            return _ONE_HOT if type(value) is type(self.category) and value == self.category else 0.0
+        return self.weight * (_logarithm(value) - self.low) / (self.high - self.low)
+
+
+class Encoding:
+    """Rows for the (candidate, load) pairs of one search.
+
+    Args:
+        candidates: those whose knobs there are; others can be encoded too, as far as they share knobs.
+
+    Attributes:
+        knobs: columns that depend on the candidate alone; those of the load follow them.
+    """
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        values: dict[str, dict[KnobValue, None]] = {}
+        partial: set[str] = set()
+        rows = [_described(candidate, 1) for candidate in candidates]
+        for row in rows:
+            for knob, value in row.items():
+                values.setdefault(knob, {})[value] = None
+        partial = {knob for knob in values if any(knob not in row for row in rows)}
+        self._columns = [
+            column
+            for knob in sorted(values)
+            for column in _columns(knob, tuple(values[knob]), knob in partial)
+        ]
+
+    @property
+    def knobs(self) -> int:
+        """How many columns depend on the candidate alone."""
+        return len(self._columns)
+
+    def table(self, pairs: Sequence[tuple[Candidate, Load]]) -> Table:
+        """The pairs, a row each: the columns of the candidate, then those of the load, logarithmic.
+
+        Of a load there are what is in flight, that for each place, the batch of a request, the batch that an
+        execution would hold, and how long what does not fill a batch waits.
+        """
+        known: dict[tuple[Candidate, int], tuple[list[float], Service]] = {}
+        rows, amounts, services = [], [], []
+        for candidate, load in pairs:
+            key = (candidate, load.request_batch)
+            if key not in known:
+                described = _described(*key)
+                known[key] = [column.value(described) for column in self._columns], Service.of(*key)
+            columns, service = known[key]
+            amount = in_flight(load)
+            rows.append([*columns, *service.columns(load)])
+            amounts.append(math.log(amount))
+            services.append(service.basis(load))
+        return Table(
+            tuple(pairs),
+            np.array(rows, np.float64).reshape(len(pairs), self.knobs + LOAD_COLUMNS),
+            np.array(amounts, np.float64),
+            np.array(services, np.float64).reshape(len(pairs), 3),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """How throughput follows from batch and instances.
+
+    Attributes:
+        part: what each inference adds to the cost of an execution, relative to its start.
+        scaling: exponent with which throughput grows with busy instances.
+    """
+
+    part: float
+    scaling: float
+
+
+LAWS = tuple(Law(part, scaling) for part in (0.25, 0.03, 1.0, 8.0) for scaling in (0.5, 0.0, 1.0))
+"""Those that are considered, what is expected first at the front."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """(candidate, load) pairs as numbers.
+
+    Attributes:
+        rows: one for each pair.
+        amounts: logarithms of `in_flight`.
+        services: for each pair its expected gain, the batch that an execution would hold, and the instances
+            that would be busy, all logarithms; see `expected_throughput`.
+    """
+
+    pairs: tuple[tuple[Candidate, Load], ...]
+    rows: Floats
+    amounts: Floats
+    services: Floats
+
+    def expected_throughput(self, law: Law) -> Floats:
+        """Logarithms, but for a constant: an execution costs a start and a part for each inference."""
+        gain, batch, busy = self.services.T
+        return np.asarray(gain + batch - np.log1p(law.part * np.exp(batch)) + law.scaling * busy)
+
+    def at(self, places: Sequence[int]) -> Table:
+        """Some of the pairs, by their positions."""
+        wanted = np.asarray(places, np.intp)
+        pairs = tuple(self.pairs[place] for place in places)
+        return Table(pairs, self.rows[wanted], self.amounts[wanted], self.services[wanted])
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+def _described(candidate: Candidate, request_batch: int) -> dict[str, KnobValue]:
+    """What there are columns for: the behaviour, the number of threads that work at once, and the size."""
+    described = dict(behaviour(candidate, request_batch))
+    for of in _prefixes(candidate.values):
+        instances = described.get(f"{of}instance_count")
+        threads = described.get(f"{of}intra_op_thread_count")
+        if isinstance(instances, int) and isinstance(threads, int):
+            described[f"{of}threads"] = instances * threads
+        if (size := f"{of}max_batch_size") in candidate.values:
+            described[size] = candidate.values[size]
+    return described
+
+
+def _columns(knob: str, values: Sequence[KnobValue], is_partial: bool) -> list[_Column]:
+    """The columns of a knob; none where it is the same everywhere."""
+    if len(values) == 1 and not is_partial:
+        return []
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        numbers = [_logarithm(value) for value in values]
+        low = min(0.0, *numbers) if is_partial else min(numbers)
+        weight = _IDLE_WEIGHT if _bare(knob) == "max_batch_size" else 1.0
+        return [_Column(knob, low, max(numbers), weight=weight)] if max(numbers) > low else []
+    if set(map(type, values)) == {bool} and not is_partial:
+        return [_Column(knob)]
+    return [_Column(knob, category=value) for value in values]
+
+
+def _logarithm(value: KnobValue) -> float:
+    return math.log2(1 + max(0.0, float(value))) if isinstance(value, int | float) else 0.0
+
+
+def _number(value: KnobValue | None, default: float) -> float:
+    return max(1.0, float(value)) if isinstance(value, int | float) else default
+
+
+def _expected_gain(values: Mapping[str, KnobValue]) -> float:
+    gain = sum(EXPECTED_GAIN.get(_bare(knob), {}).get(value, 0.0) for knob, value in values.items())
+    return gain / max(1, len(_prefixes(values)))
+
+
+def _bare(knob: str) -> str:
+    return knob.rpartition(AFTER_MODEL)[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """How a candidate serves, as far as its knobs say.
+
+    Attributes:
+        instances: executions that can run at once.
+        batch: inferences that an execution can hold.
+        delay_us: how long a batch that is not full waits for more.
+        gain: of its categories, expected before anything is measured.
+    """
+
+    instances: float
+    batch: float
+    delay_us: float
+    gain: float
+
+    @classmethod
+    def of(cls, candidate: Candidate, request_batch: int) -> Service:
+        """From the knobs of a candidate."""
+        values = behaviour(candidate, request_batch)
+        delay = values.get("max_queue_delay_microseconds")
+        return cls(
+            instances=_number(values.get("instance_count"), 1.0),
+            batch=_number(values.get("effective_batch"), float(request_batch)),
+            delay_us=float(delay) if isinstance(delay, int | float) else 0.0,
+            gain=_expected_gain(values),
+        )
+
+    def formed(self, load: Load) -> float:
+        """Inferences that an execution holds when those in flight spread over the instances."""
+        if load.kind != "closed":
+            return self.batch
+        return min(self.batch, max(load.request_batch, in_flight(load) / self.instances))
+
+    def columns(self, load: Load) -> list[float]:
+        """The columns of a load; see `Encoding.table`."""
+        amount = in_flight(load)
+        logs = (amount, amount / (self.instances * self.batch), load.request_batch, self.formed(load))
+        left = amount % self.batch / amount if load.kind == "closed" else 1.0
+        waiting = left * math.log2(1 + self.delay_us) / _DELAY_RANGE
+        return [*(math.log2(value) / _LOAD_RANGE for value in logs), waiting]
+
+    def basis(self, load: Load) -> list[float]:
+        """What `Table.expected_throughput` is made of, for one load."""
+        if load.kind != "closed":
+            return [math.log(in_flight(load)), 0.0, 0.0]
+        batch = self.formed(load)
+        return [self.gain, math.log(batch), math.log(min(self.instances, in_flight(load) / batch))]

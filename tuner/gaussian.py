@@ -1,0 +1,281 @@
+"""One quantity over (candidate, load) pairs as a Gaussian process: scikit-learn's, with structure and priors.
+
+The structure: what a candidate changes under every load, plus what a load changes for every candidate, plus
+what is left of both together, plus noise. The priors make three measurements enough to begin with; with more
+they fade. Imports scikit-learn: import this module inside functions only.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import cho_solve
+from scipy.optimize import minimize
+from scipy.spatial.distance import cdist
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import Kernel
+
+from tritonc.tuner.encoding import LOAD_COLUMNS
+
+Floats = npt.NDArray[np.float64]
+Optimizer = Callable[[Any, Floats, Floats], tuple[Floats, float]]
+
+_BIAS = 25.0  # variance of the level of a logarithm, about which nothing is known: a factor of e ** 5
+_STEPS = 25  # of L-BFGS-B
+_LENGTHS = {"candidate": 1.0, "load": 1.5, "rest": 1.0}  # the columns of an Encoding are about 1 wide
+_LENGTH_SPREAD, _VARIANCE_SPREAD, _NOISE_SPREAD = 0.6, 1.0, 1.5
+"""Standard deviations of the log-normal priors."""
+_LENGTH_BOUNDS, _VARIANCE_BOUNDS, _OWN_BOUNDS = (0.1, 20.0), (1e-5, 25.0), (1e-6, 0.25)
+_SAME = 1e-9  # squared distance of two rows of one candidate
+_NOISE_BOUNDS = (0.1, 100.0)  # times what is expected
+_STRAY = 3.5
+"""Standard deviations from what the others say beyond which a measurement is not believed: one in thirty is
+off by a factor of 1.4 to 2.3 (design/search.md, fact 5), of a normal distribution one in two thousand."""
+_STRAY_VARIANCE = 0.25  # (log 1.65) ** 2
+_LEARN_FROM = 80  # measurements: hyperparameters are known well enough from so many
+_FEWEST = 6  # measurements that can contradict one
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What is expected of a quantity before anything is measured, as standard deviations of its logarithm.
+
+    Attributes:
+        candidate: of what a candidate changes.
+        load: of what the load changes.
+        rest: of what is left of both together.
+        own: of what each candidate has of its own, unlike its neighbours, under every load.
+        noise: of one measurement.
+    """
+
+    candidate: float
+    load: float
+    rest: float
+    own: float
+    noise: float
+
+
+class Structured(Kernel):  # type: ignore[misc]
+    """Three Matérn kernels (5/2) over the candidate's columns, the load's, and all; with bias and noise.
+
+    Args:
+        knobs: how many columns depend on the candidate alone; the others depend on the load.
+        prior: sets the hyperparameters that are expected.
+        logarithms: of the hyperparameters; those expected if None. In order: variance and lengths of each
+            of the three (the last has a single length), then the variance of the noise.
+    """
+
+    def __init__(self, knobs: int, prior: Prior, logarithms: Floats | None = None) -> None:
+        self.knobs = knobs
+        self.prior = prior
+        self.logarithms = logarithms
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """What it is made of."""
+        del deep
+        return {"knobs": self.knobs, "prior": self.prior, "logarithms": self.logarithms}
+
+    @property
+    def theta(self) -> Floats:
+        """Logarithms of the hyperparameters."""
+        return expected(self.knobs, self.prior) if self.logarithms is None else self.logarithms
+
+    @theta.setter
+    def theta(self, theta: Floats) -> None:
+        self.logarithms = theta
+
+    def clone_with_theta(self, theta: Floats) -> Structured:
+        """The same with other hyperparameters."""
+        return Structured(self.knobs, self.prior, theta)
+
+    @property
+    def n_dims(self) -> int:
+        """How many hyperparameters there are."""
+        return len(self.theta)
+
+    @property
+    def bounds(self) -> Floats:
+        """Of `theta`."""
+        lengths = [_LENGTH_BOUNDS]
+        rows = [_VARIANCE_BOUNDS, *lengths * self.knobs, _VARIANCE_BOUNDS, *lengths * LOAD_COLUMNS]
+        rows += [_VARIANCE_BOUNDS, *lengths, _OWN_BOUNDS]
+        low, high = (factor * self.prior.noise**2 for factor in _NOISE_BOUNDS)
+        return np.log([*rows, (low, high)])
+
+    @property
+    def own(self) -> float:
+        """Variance of what each candidate has of its own."""
+        return math.exp(self.theta[-2])
+
+    @property
+    def noise(self) -> float:
+        """Variance of the noise."""
+        return math.exp(self.theta[-1])
+
+    def __call__(self, X: Floats, Y: Floats | None = None, eval_gradient: bool = False) -> Any:  # noqa: N803
+        """The covariances of rows, with their gradient by `theta` where asked for."""
+        if eval_gradient:
+            return self._with_gradient(X)
+        other = X if Y is None else Y
+        total = np.full((len(X), len(other)), _BIAS)
+        for variance, length, some in self._parts():
+            squares = cdist(X[:, some] / length, other[:, some] / length, "sqeuclidean")
+            total += variance * _matern(squares)[0]
+        knobs = slice(0, self.knobs)
+        total += self.own * (cdist(X[:, knobs], other[:, knobs], "sqeuclidean") < _SAME)
+        return total + self.noise * np.eye(len(X)) if Y is None else total
+
+    def _with_gradient(self, rows: Floats) -> tuple[Floats, Floats]:
+        differences = (rows[:, None, :] - rows[None, :, :]) ** 2
+        noise = self.noise * np.eye(len(rows))
+        own = self.own * (differences[:, :, : self.knobs].sum(axis=2) < _SAME)
+        total = _BIAS + own + noise
+        gradients: list[Floats] = []
+        for variance, length, some in self._parts():
+            scaled = differences[:, :, some] / length**2
+            value, slope = _matern(scaled.sum(axis=2))
+            total += variance * value
+            by_length = variance * slope[:, :, None] * scaled
+            if len(length) < scaled.shape[2]:
+                by_length = by_length.sum(axis=2, keepdims=True)
+            gradients += [(variance * value)[:, :, None], by_length]
+        return total, np.concatenate([*gradients, own[:, :, None], noise[:, :, None]], axis=2)
+
+    def diag(self, X: Floats) -> Floats:  # noqa: N803
+        """The variances of rows, that of the noise included."""
+        return np.full(
+            len(X), _BIAS + sum(variance for variance, _, _ in self._parts()) + self.own + self.noise
+        )
+
+    def is_stationary(self) -> bool:
+        """It is."""
+        return True
+
+    def _parts(self) -> Iterator[tuple[float, Floats, slice]]:
+        """Variance, lengths and columns of each of the three."""
+        values, loads = np.exp(self.theta), self.knobs + 1
+        rest = loads + 1 + LOAD_COLUMNS
+        yield float(values[0]), values[1:loads], slice(0, self.knobs)
+        yield float(values[loads]), values[loads + 1 : rest], slice(self.knobs, None)
+        yield float(values[rest]), values[rest + 1 : rest + 2], slice(None)
+
+
+def expected(knobs: int, prior: Prior) -> Floats:
+    """Logarithms of the hyperparameters that a prior expects."""
+    lengths = [[_LENGTHS["candidate"]] * knobs, [_LENGTHS["load"]] * LOAD_COLUMNS, [_LENGTHS["rest"]]]
+    variances = [prior.candidate**2, prior.load**2, prior.rest**2]
+    parts = [
+        value for variance, length in zip(variances, lengths, strict=True) for value in (variance, *length)
+    ]
+    return np.log([*parts, prior.own**2, prior.noise**2])
+
+
+def _spreads(knobs: int) -> Floats:
+    length = [_LENGTH_SPREAD]
+    rows = [_VARIANCE_SPREAD, *length * knobs, _VARIANCE_SPREAD, *length * LOAD_COLUMNS]
+    return np.array([*rows, _VARIANCE_SPREAD, *length, _VARIANCE_SPREAD, _NOISE_SPREAD])
+
+
+def _matern(squares: Floats) -> tuple[Floats, Floats]:
+    """Matérn 5/2 of squared distances, and its derivative by a logarithmic length over the scaled square."""
+    distance = np.sqrt(5 * squares)
+    decay = np.exp(-distance)
+    return (1 + distance + distance**2 / 3) * decay, 5 / 3 * (1 + distance) * decay
+
+
+class _WithPriors(GaussianProcessRegressor):  # type: ignore[misc]
+    """Fits the most probable hyperparameters, not the most likely: log-normal around those expected."""
+
+    def log_marginal_likelihood(
+        self, theta: Floats | None = None, eval_gradient: bool = False, clone_kernel: bool = True
+    ) -> Any:
+        """The logarithm of the posterior density of `theta`, but for a constant."""
+        found = super().log_marginal_likelihood(theta, eval_gradient, clone_kernel)
+        if theta is None:
+            return found
+        spreads = _spreads(self.kernel.knobs)
+        away = (theta - expected(self.kernel.knobs, self.kernel.prior)) / spreads
+        if not eval_gradient:
+            return found - 0.5 * float(away @ away)
+        value, gradient = found
+        return value - 0.5 * float(away @ away), gradient - away / spreads
+
+
+class Gaussian:
+    """A Gaussian process over rows of an `Encoding`.
+
+    Args:
+        knobs: how many columns depend on the candidate alone.
+        prior: of the quantity.
+    """
+
+    def __init__(self, knobs: int, prior: Prior) -> None:
+        self._expected = Structured(knobs, prior)
+        self._fitted: _WithPriors | None = None
+
+    def fit(self, rows: Floats, values: Floats, variances: Floats) -> None:
+        """Takes in all measurements; the same ones give the same model, whatever it was fitted to before.
+
+        Args:
+            rows: one a measurement.
+            values: of the quantity, less what was expected of it.
+            variances: what is known about the noise of each, beside what is learned.
+        """
+        some = np.unique(np.linspace(0, len(values) - 1, min(len(values), _LEARN_FROM)).astype(int))
+        learned = _fitted(self._expected, rows[some], values[some], variances[some], _optimized).kernel_
+        model = _fitted(learned, rows, values, variances, None)
+        stray = _stray(model, values)
+        if stray.any():
+            variances = variances + _STRAY_VARIANCE * stray
+            learned = _fitted(learned, rows[some], values[some], variances[some], _optimized).kernel_
+            model = _fitted(learned, rows, values, variances, None)
+        self._fitted = model
+
+    def evidence(self, rows: Floats, values: Floats, variances: Floats) -> float:
+        """Logarithm of the probability density of measurements before anything was learned from them."""
+        model = _fitted(self._expected, rows, values, variances, None)
+        return float(model.log_marginal_likelihood_value_)
+
+    def predict(self, rows: Floats) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of the quantity itself, without the noise of a measurement."""
+        assert self._fitted is not None
+        mean, deviation = self._fitted.predict(rows, return_std=True)
+        noise = self._fitted.kernel_.noise
+        return np.asarray(mean), np.sqrt(np.maximum(1e-12, np.asarray(deviation) ** 2 - noise))
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of one measurement."""
+        return math.sqrt(self._fitted.kernel_.noise) if self._fitted else 0.0
+
+
+def _fitted(
+    kernel: Structured, rows: Floats, values: Floats, variances: Floats, optimizer: Optimizer | None
+) -> _WithPriors:
+    model = _WithPriors(kernel, alpha=variances + 1e-8, optimizer=optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(rows, values)
+    return model
+
+
+def _optimized(objective: Any, begin: Floats, bounds: Floats) -> tuple[Floats, float]:
+    found = minimize(
+        objective, begin, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS}
+    )
+    return np.asarray(found.x), float(found.fun)
+
+
+def _stray(model: GaussianProcessRegressor, values: Floats) -> npt.NDArray[np.bool_]:
+    """Measurements that the others contradict: leave-one-out residuals (Rasmussen and Williams, 5.12)."""
+    if len(values) < _FEWEST:
+        return np.zeros(len(values), bool)
+    inverse = np.diag(cho_solve((model.L_, True), np.eye(len(values))))
+    return np.asarray(np.abs(np.ravel(model.alpha_)) / np.sqrt(inverse) > _STRAY)

@@ -1,0 +1,135 @@
+"""What several models do at the same time is worth: one number for all, and the limits of each. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tritonc.compiler.joint import named
+from tritonc.schemas.measurement import ClosedLoad, Interval, Load, Measurement
+from tritonc.tuner.joint_measurement import Together, members_in
+from tritonc.tuner.measure import Bench
+from tritonc.tuner.measuring import StandMeasuring
+from tritonc.tuner.race import is_mendable
+from tritonc.tuner.sample import Sample
+
+JOINT_LOAD = ClosedLoad(concurrency=1)
+"""What stands for the loads that the members of a candidate carried in its trial; 2, 3 and so on in its place
+are one, two and more steps down, each for the members that broke a limit before."""
+
+Loads = Mapping[str, Load]
+Samples = Mapping[str, Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One of the models that are measured together.
+
+    Attributes:
+        weight: of its objective.
+        measuring: what its measurements are worth; measures nothing here.
+        bench: its load, its inputs and its limits.
+        level: the logarithm of its objective that counts as 1: that of its baseline alone.
+    """
+
+    model: str
+    weight: float
+    measuring: StandMeasuring
+    bench: Bench
+    level: float = 0.0
+
+    def score(self, measured: Measurement) -> float:
+        """The logarithm of its objective, over that of its baseline alone."""
+        return self.measuring.score(self.measuring.objective(measured)) - self.level
+
+
+@dataclass(slots=True)
+class Visits:
+    """What was seen of one candidate under one set of loads: samples of all members at once."""
+
+    loads: Loads
+    samples: list[Samples] = field(default_factory=list)
+
+    def of(self, model: str) -> list[Sample]:
+        """The samples of one member."""
+        return [each[model] for each in self.samples]
+
+
+class Members:
+    """The models that are measured together, by name.
+
+    Args:
+        members: in the order of the joint candidates.
+    """
+
+    def __init__(self, members: Iterable[Member]) -> None:
+        self.by_model = {member.model: member for member in members}
+        total = sum(member.weight for member in self.by_model.values())
+        self._shares = {model: member.weight / total for model, member in self.by_model.items()}
+
+    def __getitem__(self, model: str) -> Member:
+        return self.by_model[model]
+
+    def pooled(self, samples: Sequence[Samples], load: Load = JOINT_LOAD) -> Together:
+        """Samples of all members at once, under the same loads, as one Measurement."""
+        members = {
+            model: member.measuring.pooled([each[model] for each in samples])
+            for model, member in self.by_model.items()
+        }
+        return self.together(members, load)
+
+    def together(self, members: dict[str, Measurement], load: Load = JOINT_LOAD) -> Together:
+        """What all members do, from what each does; `tuner.together` says what its throughput means."""
+        score = sum(self._shares[m] * self.by_model[m].score(seen) for m, seen in members.items())
+        half = math.hypot(*(self._shares[m] * _half_width(seen.throughput) for m, seen in members.items()))
+        value = math.exp(score)
+        return Together(
+            load=load,
+            requests=min(seen.requests for seen in members.values()),
+            errors=sum(seen.errors for seen in members.values()),
+            duration_s=max(seen.duration_s for seen in members.values()),
+            throughput=Interval(value=value, low=value * math.exp(-half), high=value * math.exp(half)),
+            latency_ms={},
+            sustained=all(seen.sustained for seen in members.values()),
+            memory_bytes=max(seen.memory_bytes or 0 for seen in members.values()),
+            gpu_memory_bytes=max(seen.gpu_memory_bytes or 0 for seen in members.values()) or None,
+            load_s=max(seen.load_s or 0.0 for seen in members.values()) or None,
+            members=members,
+        )
+
+    def violations(self, measurement: Measurement) -> dict[str, float]:
+        """By how much each hard limit of each member is missed, as `model/limit`."""
+        return self._of_members(measurement, lambda member, seen: member.measuring.violations(seen))
+
+    def soft_violations(self, measurement: Measurement) -> dict[str, float]:
+        """By how much each soft limit of each member is missed, as `model/limit`."""
+        return self._of_members(measurement, lambda member, seen: member.measuring.soft_violations(seen))
+
+    def lowered(self, visits: Visits) -> Loads:
+        """The loads, smaller for the members that break a limit which that can mend."""
+        if not visits.samples:
+            return visits.loads
+        measured = self.pooled(visits.samples).members
+        lower: dict[str, Load] = {}
+        for model, load in visits.loads.items():
+            measuring = self.by_model[model].measuring
+            violations = measuring.violations(measured[model])
+            broken = any(value > 0 and is_mendable(limit) for limit, value in violations.items())
+            lower[model] = (measuring.lower(load) if broken else None) or load
+        return lower
+
+    def _of_members(
+        self, measurement: Measurement, what: Callable[[Member, Measurement], Mapping[str, float]]
+    ) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for model, seen in members_in(measurement).items():
+            found |= named(model, what(self.by_model[model], seen))
+        return found
+
+
+def _half_width(seen: Interval) -> float:
+    """Half of the interval of a logarithm; 0 where it is unknown."""
+    if not seen.low or seen.high is None:
+        return 0.0
+    return math.log(seen.high / seen.low) / 2

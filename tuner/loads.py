@@ -1,0 +1,69 @@
+"""The loads that a workload has, each at a level: clients (closed), or requests a second (open). Pure."""
+
+from __future__ import annotations
+
+import math
+
+from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad
+from tritonc.schemas.spec import ClosedWorkload, Slo, Workload
+from tritonc.tuner.objective import Objective, seeks_capacity
+
+_MODEL_STEP = 1.2
+_LADDER_CLOSED = 2.0
+_LADDER_OPEN = 1.5
+_MAX_RATE = 16.0  # times `rate`, where the spec has no `max_rate` (schemas.spec.OpenWorkload)
+
+
+def level_of(load: Load) -> float:
+    """Clients (closed), or requests a second (open)."""
+    return load.concurrency if isinstance(load, ClosedLoad) else load.rate
+
+
+def load_at(workload: Workload, level: float) -> Load:
+    """The load of a workload at a level."""
+    batch = workload.request_batch
+    if isinstance(workload, ClosedWorkload):
+        return ClosedLoad(concurrency=int(level), request_batch=batch)
+    return OpenLoad(rate=level, distribution=workload.arrival, request_batch=batch)
+
+
+def workload_kind(workload: Workload) -> str:
+    """The kind of the loads that a workload has: "closed" or "open"."""
+    return "closed" if isinstance(workload, ClosedWorkload) else "open"
+
+
+def ceiling(workload: Workload) -> float:
+    """The largest level that may be asked."""
+    if isinstance(workload, ClosedWorkload):
+        return float(workload.max_concurrency)
+    return max(workload.rate, workload.max_rate or _MAX_RATE * workload.rate)
+
+
+def searched_loads(workload: Workload, slo: Slo, objective: Objective) -> tuple[Load, ...]:
+    """The loads that a model of a candidate needs to know about, ascending, about a fifth apart.
+
+    Where the objective asks for no capacity, only the one that must be carried, or those that could reach
+    `min_throughput`.
+    """
+    for_capacity = seeks_capacity(objective)
+    batch = workload.request_batch
+    if isinstance(workload, ClosedWorkload):
+        most = workload.max_concurrency if for_capacity or "min_throughput" in slo.limits else 1
+        steps = math.floor(math.log(most, _MODEL_STEP))
+        levels = sorted({round(_MODEL_STEP**step) for step in range(steps + 1)} | {most})
+        return tuple(ClosedLoad(concurrency=level, request_batch=batch) for level in levels)
+    highest = workload.max_rate or _MAX_RATE * workload.rate if for_capacity else workload.rate
+    steps = math.floor(math.log(highest / workload.rate, _MODEL_STEP) + 1e-9)
+    rates = dict.fromkeys([*(workload.rate * _MODEL_STEP**step for step in range(steps + 1)), highest])
+    return tuple(OpenLoad(rate=rate, distribution=workload.arrival, request_batch=batch) for rate in rates)
+
+
+def ladder(workload: Workload) -> tuple[float, ...]:
+    """The levels of `LoadLadder`, ascending: clients, or requests a second."""
+    if isinstance(workload, ClosedWorkload):
+        first, last, factor = 1.0, ceiling(workload), _LADDER_CLOSED
+    else:
+        first, last, factor = workload.rate, ceiling(workload), _LADDER_OPEN
+    steps = math.floor(math.log(last / first, factor) + 1e-9)
+    levels = [first * factor**step for step in range(steps + 1)]
+    return (*levels, last) if levels[-1] < last else tuple(levels)

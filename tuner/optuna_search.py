@@ -1,0 +1,515 @@
+"""Which candidate to measure next: an ask/tell search over a Space, kept in an Optuna study.
+
+A sampler (`tritonc.tuner.sampler`) is made anew for every ask, seeded with the study's seed and the number of
+candidates asked so far: the same tells give the same asks, interrupted or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sqlite3
+import warnings
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.joint import BETWEEN_MODELS
+from tritonc.compiler.space import Space
+from tritonc.schemas.errors import SetupError
+from tritonc.schemas.measurement import Failure, Load
+from tritonc.schemas.spec import Slo
+from tritonc.tuner.measure import Capacity
+from tritonc.tuner.objective import Objective
+from tritonc.tuner.points import starting_points
+from tritonc.tuner.search import CLOSED_LOADS, Loads, Observation, Search, promises_little
+
+if TYPE_CHECKING:
+    import optuna
+    from pydantic import TypeAdapter
+
+Outcome = Capacity | Failure
+Origin = Literal["start", "sampler"]
+
+_SQLITE_TIMEOUT_S = 10
+
+
+MODELLED = "tritonc"
+"""The sampler that asks a `Search`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a search is for.
+
+    Attributes:
+        loads: under which candidates may be measured.
+        history: measurements of other studies to begin from.
+        start: candidates to measure after the baseline, before the model is asked.
+    """
+
+    objective: Objective
+    slo: Slo
+    loads: Loads = CLOSED_LOADS
+    history: tuple[Observation, ...] = ()
+    start: tuple[Candidate, ...] = ()
+
+
+ANY_THROUGHPUT = Goal("throughput", Slo())
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One finished trial: what was measured, and what came of it.
+
+    Attributes:
+        number: from 1; interrupted trials have none.
+        origin: whether it was a starting point or the sampler's choice.
+        seconds: wall time of the whole trial, loading included.
+    """
+
+    number: int
+    candidate: Candidate
+    outcome: Outcome
+    origin: Origin
+    seconds: float
+
+    @property
+    def capacity(self) -> Capacity | None:
+        """The outcome where the candidate could be measured."""
+        return self.outcome if isinstance(self.outcome, Capacity) else None
+
+
+def rank(capacity: Capacity) -> tuple[bool, float, float]:
+    """Sorts capacities, best last: by keeping the SLO, then by least violation, then by their worth."""
+    violation = 0.0 if capacity.slo_met else sum(max(0.0, v) for v in capacity.violations.values())
+    return (capacity.slo_met, -violation, capacity.worth)
+
+
+def ranked(trials: Iterable[Trial]) -> tuple[Trial, ...]:
+    """Trials that were measured, best first: largest objective within the SLO, then least violating."""
+    measured = [(rank(trial.capacity), trial) for trial in trials if trial.capacity is not None]
+    return tuple(trial for _, trial in sorted(measured, key=lambda pair: pair[0], reverse=True))
+
+
+def best_of(trials: Iterable[Trial]) -> Trial | None:
+    """The first of `ranked`; None where nothing could be measured."""
+    return next(iter(ranked(trials)), None)
+
+
+class OptunaSearch:
+    """An ask/tell search over the candidates of a Space.
+
+    Everything told is stored at once; opening the same study again continues it. Not safe for threads.
+
+    Args:
+        space: what may be asked.
+        seed: the same seed and the same tells give the same asks.
+        storage: SQLite file, made if absent; None keeps the study in memory.
+        study: name within the storage; must change whenever results would not be comparable.
+        sampler: a name of `tritonc.tuner.sampler.SAMPLERS`.
+        goal: what is sought; the samplers of Optuna need only what they are told.
+
+    Raises:
+        SetupError: the storage cannot be read or written.
+
+    Example:
+        >>> search = OptunaSearch(space, seed=1)  # doctest: +SKIP
+        >>> while candidate := search.ask():  # doctest: +SKIP
+        ...     search.tell(candidate, measure(candidate))
+        >>> search.best()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        seed: int = 0,
+        storage: Path | None = None,
+        study: str = "search",
+        sampler: str = "tritonc",
+        goal: Goal = ANY_THROUGHPUT,
+    ) -> None:
+        from tritonc.tuner.sampler import SAMPLERS
+
+        self.space = space
+        self.seed = seed
+        self.study = study
+        self.goal = goal
+        self._path = storage
+        self._make_sampler = SAMPLERS.get(sampler)
+        self._model: Search | None = None
+        if sampler == MODELLED:
+            self._model = Search(
+                space, goal.objective, goal.slo, loads=goal.loads, seed=seed, history=goal.history
+            )
+        first = (space.baseline,) if self._model else starting_points(space)
+        self._start = tuple(dict.fromkeys([*first[:1], *goal.start, *first[1:]]))
+        self._expected: dict[Candidate, Load] = {}
+        self._open: dict[Candidate, optuna.Trial] = {}
+        with _optuna(storage):
+            self._study = _open_study(storage, study)
+            _end_interrupted(self._study)
+            self._trials = _finished(self._study, space)
+            self._promises = _promises(self._study)
+        for trial in self._trials:
+            self._learn(trial)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last runs in a row promised too little; never where the sampler is one of Optuna's."""
+        return promises_little(self._promises)
+
+    def expected(self, candidate: Candidate) -> Load | None:
+        """The load at which the limits of an asked candidate should end; None where there is no guess."""
+        return self._expected.get(candidate)
+
+    def _learn(self, trial: Trial) -> None:
+        if self._model is None:
+            return
+        self._model.withdraw(trial.candidate)
+        if isinstance(trial.outcome, Failure):
+            self._model.tell(trial.candidate, self._model.loads_for(trial.candidate)[0], trial.outcome)
+            return
+        for step in trial.outcome.steps:
+            self._model.tell(trial.candidate, step.load, step)
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Every finished trial, failed ones included, in order."""
+        return tuple(self._trials)
+
+    @property
+    def decided_at(self) -> str | None:
+        """What `mark_decided` was told last; None before, and since a trial was told."""
+        with _optuna(self._path):
+            decided = self._study.user_attrs.get("decided")
+        return decided["at"] if decided and decided["trials"] == len(self._trials) else None
+
+    def mark_decided(self, at: str) -> None:
+        """Notes that a decision rests on the trials so far; `at` tells it from others.
+
+        Raises:
+            SetupError: it cannot be stored.
+        """
+        with _optuna(self._path):
+            self._study.set_user_attr("decided", {"at": at, "trials": len(self._trials)})
+
+    def is_logged(self, where: str) -> bool:
+        """Whether all trials so far are in the MLflow of this name."""
+        with _optuna(self._path):
+            logged = self._study.user_attrs.get("logged")
+        return bool(logged == {"in": where, "trials": len(self._trials)})
+
+    def mark_logged(self, where: str) -> None:
+        """Notes that all trials so far are in the MLflow of this name.
+
+        Raises:
+            SetupError: it cannot be stored.
+        """
+        with _optuna(self._path):
+            self._study.set_user_attr("logged", {"in": where, "trials": len(self._trials)})
+
+    def outcome(self, candidate: Candidate) -> Outcome | None:
+        """What came of `candidate`; None where it was not measured."""
+        return next((trial.outcome for trial in self._trials if trial.candidate == candidate), None)
+
+    def ranked(self) -> tuple[Trial, ...]:
+        """`ranked` of its trials."""
+        return ranked(self._trials)
+
+    def best(self) -> Trial | None:
+        """`best_of` its trials."""
+        return best_of(self._trials)
+
+    def ask(self) -> Candidate | None:
+        """A candidate that was never asked before; None where the space is exhausted.
+
+        Raises:
+            SetupError: the storage cannot be written.
+        """
+        asked = {trial.candidate for trial in self._trials} | self._open.keys()
+        planned = next((point for point in self._start if point not in asked), None)
+        if len(asked) >= len(self.space):
+            return None
+        origin: Origin = "start" if planned else "sampler"
+        promise = None
+        if planned is None and self._model is not None:
+            pair = self._model.ask(skip=asked)
+            if pair is None:
+                return None
+            planned, promise = pair[0], self._model.promise
+            self._expected[planned] = pair[1]
+        return self._opened(planned, asked, origin, promise)
+
+    def again(self, candidate: Candidate) -> None:
+        """Asks a candidate that was told once more: what is told next takes the place of what was told.
+
+        Raises:
+            LookupError: it was not told.
+            SetupError: the storage cannot be written.
+        """
+        before = next((trial for trial in self._trials if trial.candidate == candidate), None)
+        if before is None:
+            raise LookupError(f"{candidate.id} was not measured")
+        if self._model is not None:
+            self._model.forget(candidate)
+        self._opened(candidate, frozenset(), before.origin, None)
+
+    def _opened(
+        self, planned: Candidate | None, asked: Collection[Candidate], origin: Origin, promise: float | None
+    ) -> Candidate:
+        """A new Optuna trial for `planned`, or else for what the sampler proposes."""
+        from tritonc.tuner.sampler import CandidateSampler, suggest, uniform
+
+        seed = _seed(self.seed, len(asked))
+        with _optuna(self._path):
+            rng = random.Random(seed)  # noqa: S311  (no secret: it must repeat)
+            inner = (self._make_sampler or uniform)(seed)
+            sampler = CandidateSampler(self.space, inner, planned, asked, rng)
+            self._study.sampler = sampler
+            trial = self._study.ask()
+            candidate = sampler.candidate(trial)
+            for dimension in self.space.dimensions:
+                if dimension.knob in candidate.values:
+                    suggest(trial, dimension)
+            trial.set_user_attr("candidate", candidate.id)
+            trial.set_user_attr("origin", origin)
+            trial.set_user_attr("knobs", [[knob, value] for knob, value in candidate.knobs])
+            if promise is not None:
+                trial.set_user_attr("promise", promise)
+        self._open[candidate] = trial
+        return candidate
+
+    def tell(self, candidate: Candidate, outcome: Outcome, seconds: float = 0.0) -> Trial:
+        """Stores what came of a candidate that was asked.
+
+        Raises:
+            KeyError: it was not asked, or has been told already.
+            SetupError: it cannot be stored.
+        """
+        with _optuna(self._path):
+            trial = self._open[candidate]
+            trial.set_user_attr("seconds", seconds)
+            trial.set_user_attr("outcome", _outcome_adapter().dump_python(outcome, mode="json"))
+            _close(trial, outcome)
+            del self._open[candidate]
+        self._promises += _promised(trial.user_attrs.get("promise"), outcome)
+        told = _added(self._trials, candidate, outcome, trial.user_attrs["origin"], seconds)
+        self._learn(told)
+        return told
+
+    def abandon(self, candidate: Candidate) -> None:
+        """Gives an asked candidate back unmeasured: its trial does not count and may be asked again."""
+        if self._model is not None:
+            self._model.withdraw(candidate)
+        with _optuna(self._path):
+            _interrupt(self._open.pop(candidate))
+
+
+def study_names(storage: Path) -> tuple[str, ...]:
+    """Names of the studies in a storage, in no particular order; none where the file is absent.
+
+    Raises:
+        SetupError: it cannot be read.
+    """
+    if not storage.exists():
+        return ()
+    import optuna
+
+    with _optuna(storage):
+        return tuple(optuna.get_all_study_names(_storage(storage)))
+
+
+def finished_trials(space: Space, storage: Path, study: str) -> tuple[Trial, ...]:
+    """Finished trials of a study that exists. Ends no trial: another process may be measuring it.
+
+    Raises:
+        SetupError: it cannot be read.
+    """
+    import optuna
+
+    with _optuna(storage):
+        return tuple(_finished(optuna.load_study(study_name=study, storage=_storage(storage)), space))
+
+
+def observations_in(storage: Path, model: str, target: str, *, but: str) -> tuple[Observation, ...]:
+    """Measurements of other studies of the same model, or on the same target, to begin a search from.
+
+    Args:
+        storage: of the studies; there may be none.
+        model: a study of it counts.
+        target: a study on it counts.
+        but: the study that is not another one.
+
+    Raises:
+        SetupError: it cannot be read.
+    """
+    import optuna
+
+    found: list[Observation] = []
+    if not storage.exists():
+        return ()
+    with _optuna(storage):
+        for name in optuna.get_all_study_names(_storage(storage)):
+            about = name.split(" #")[0].rpartition(" ")[0]
+            is_joint = BETWEEN_MODELS in about  # its knobs have other names
+            is_near = about.startswith(f"{model} ") or about.endswith(f" {target}")
+            if name != but and is_near and not is_joint:
+                study = optuna.load_study(study_name=name, storage=_storage(storage))
+                found += _observed(study, f"{about} {name}")
+    return tuple(found)
+
+
+def _observed(study: optuna.Study, name: str) -> Iterator[Observation]:
+    """Every step of every trial; the name of the study tells its candidates from those of others."""
+    for frozen in study.get_trials(deepcopy=False):
+        outcome, knobs = _outcome_of(frozen), frozen.user_attrs.get("knobs")
+        if knobs is not None and isinstance(outcome, Capacity):
+            values = {knob: tuple(value) if isinstance(value, list) else value for knob, value in knobs}
+            candidate = Candidate.of(name, "", values)
+            yield from (Observation(candidate, step.load, step) for step in outcome.steps)
+
+
+def _seed(seed: int, asked: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {asked}".encode()).digest()[:4])
+
+
+def _storage(path: Path) -> optuna.storages.RDBStorage:
+    import optuna
+    from sqlalchemy import URL
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    url = URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+    options = {"timeout": _SQLITE_TIMEOUT_S, "factory": _Connection}
+    return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": options})
+
+
+class _Connection(sqlite3.Connection):
+    """Writes ahead to a log, which spares the fifteen transactions of a trial their waits for the disk.
+
+    What was committed outlives this process, however it ends; a power cut may take the last trial.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.execute("PRAGMA journal_mode = WAL")
+        self.execute("PRAGMA synchronous = NORMAL")
+
+
+def _open_study(path: Path | None, name: str) -> optuna.Study:
+    import optuna
+
+    storage = optuna.storages.InMemoryStorage() if path is None else _storage(path)
+    return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+
+
+def _end_interrupted(study: optuna.Study) -> None:
+    """Ends the trials that a killed process left open: as told where it was told, else as interrupted."""
+    import optuna
+
+    for frozen in study.get_trials(deepcopy=False):
+        if not frozen.state.is_finished():
+            trial = optuna.Trial(study, frozen._trial_id)  # noqa: SLF001
+            outcome = _outcome_of(frozen)
+            _interrupt(trial) if outcome is None else _close(trial, outcome)
+
+
+def _outcome_of(trial: optuna.trial.FrozenTrial) -> Outcome | None:
+    stored = trial.user_attrs.get("outcome")
+    outcome: Outcome | None = None if stored is None else _outcome_adapter().validate_python(stored)
+    return outcome
+
+
+def _finished(study: optuna.Study, space: Space) -> list[Trial]:
+    """Trials of the study that have an outcome, in order."""
+    from tritonc.tuner.sampler import decoded
+
+    by_knob = {dimension.knob: dimension for dimension in space.dimensions}
+    trials: list[Trial] = []
+    for frozen in study.get_trials(deepcopy=False):
+        attrs = frozen.user_attrs
+        if (outcome := _outcome_of(frozen)) is not None:
+            knobs = {knob: decoded(by_knob[knob], value) for knob, value in frozen.params.items()}
+            candidate = Candidate.of(space.model, space.target, knobs)
+            _added(trials, candidate, outcome, attrs["origin"], attrs["seconds"])
+    return trials
+
+
+def _added(
+    trials: list[Trial], candidate: Candidate, outcome: Outcome, origin: Origin, seconds: float
+) -> Trial:
+    """The new last of `trials`; in the place of the earlier one where the candidate was measured again."""
+    known = {trial.candidate: index for index, trial in enumerate(trials)}
+    index = known.get(candidate, len(trials))
+    trial = Trial(index + 1, candidate, outcome, origin, seconds)
+    trials[index : index + 1] = [trial]
+    return trial
+
+
+def _promises(study: optuna.Study) -> list[float]:
+    """What the asks of finished trials promised, in order."""
+    promises: list[float] = []
+    for frozen in study.get_trials(deepcopy=False):
+        if (outcome := _outcome_of(frozen)) is not None:
+            promises += _promised(frozen.user_attrs.get("promise"), outcome)
+    return promises
+
+
+def _promised(promise: float | None, outcome: Outcome) -> list[float]:
+    """What a trial's ask promised, once for each load that it measured: patience counts measured runs."""
+    runs = len(outcome.steps) if isinstance(outcome, Capacity) else 1
+    return [] if promise is None else [promise] * runs
+
+
+def _close(trial: optuna.Trial, outcome: Outcome) -> None:
+    """Ends a trial: complete with its objective and constraints, or failed with its reason."""
+    from optuna.trial import TrialState
+
+    if isinstance(outcome, Failure):
+        trial.set_user_attr("reason", f"{outcome.reason}: {outcome.detail}")
+        trial.study.tell(trial, state=TrialState.FAIL)
+        return
+    known = trial.constraints
+    for slo, violation in outcome.violations.items():
+        if slo not in known:
+            trial.set_constraint(slo, violation)
+    trial.study.tell(trial, outcome.worth)
+
+
+def _interrupt(trial: optuna.Trial) -> None:
+    from optuna.trial import TrialState
+
+    trial.set_user_attr("reason", "interrupted")
+    trial.study.tell(trial, state=TrialState.FAIL)
+
+
+@cache
+def _outcome_adapter() -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Capacity | Failure)
+
+
+@contextmanager
+def _optuna(path: Path | None) -> Iterator[None]:
+    """Optuna without its chatter, and with what goes wrong in its storage as a SetupError."""
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # TPESampler(group=True) is experimental since Optuna 2.8.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, sqlite3.Error) as err:
+        said = str(err.__cause__ or err).splitlines()[0]  # the lines after it are SQLAlchemy's advertisement
+        raise SetupError(
+            f"the study in {path} cannot be read or written: {said}",
+            "free some space, let no other program use it, or move it away to start a new one",
+        ) from err

@@ -1,0 +1,78 @@
+"""Whether the machine itself changed while a search ran: the baseline looked at again now and then. Pure.
+
+Trials of one study are compared with each other although they are minutes apart. So the baseline, at the load
+it carries, is a reference point: where it does something else than it did, twice in a row, the machine did
+change, and what was measured since the last look that found nothing may be of either machine.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tritonc.schemas.measurement import Interval, Measurement
+
+SHARE = 0.04
+"""Of the search's time that goes into looking at the reference, at most."""
+REQUESTS = 200
+"""Of a look: the reference's throughput is compared, which needs fewer than a p99."""
+LEAST_CHANGE = 0.05
+"""A smaller change of the machine is no reason to measure anything again: trials are not known better."""
+
+
+class ReferenceWatch:
+    """Knows when to look at the reference next, and what a look means.
+
+    Args:
+        reference: the baseline's measurement at the load it carries.
+        cost_s: what a look is expected to take, in seconds, until one was taken.
+    """
+
+    def __init__(self, reference: Measurement, cost_s: float) -> None:
+        self.reference = reference
+        self._cost_s = cost_s
+        self._searched_s = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the search has gone on for so long that another look is a small share of its time."""
+        return self._cost_s <= SHARE * self._searched_s
+
+    def searched(self, seconds: float) -> None:
+        """Takes in what a trial took."""
+        self._searched_s += seconds
+
+    def looked(self, seconds: float) -> None:
+        """Takes in what a look took."""
+        self._cost_s = seconds
+        self._searched_s = 0.0
+
+    def change(self, seen: Measurement) -> float | None:
+        """How much faster (above 1) or slower the machine is than when the reference was measured.
+
+        None where what differs is not clear, or less than 5%.
+        """
+        before, now = _speed(self.reference), _speed(seen)
+        if before.value <= 0 or now.value <= 0:
+            return None
+        change = math.log(now.value / before.value)
+        noise = math.hypot(_half_width(before), _half_width(now))
+        return math.exp(change) if abs(change) > max(noise, math.log1p(LEAST_CHANGE)) else None
+
+
+def _speed(measured: Measurement) -> Interval:
+    """What follows the machine: throughput, or where a rate is given the inverse of the average latency."""
+    if measured.load.kind == "closed":
+        return measured.throughput
+    latency = measured.latency_ms["avg"]
+    return Interval(
+        value=1 / latency.value,
+        low=None if latency.high is None else 1 / latency.high,
+        high=1 / latency.low if latency.low else None,
+    )
+
+
+def _half_width(interval: Interval) -> float:
+    """Half of the interval of a logarithm; 0 where it is unknown."""
+    if not interval.low or interval.high is None:
+        return 0.0
+    return math.log(interval.high / interval.low) / 2

@@ -1,0 +1,138 @@
+"""Trials of one search, one after another, and the baseline between them: did the machine itself change?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Generic
+
+from tritonc.compiler.candidate import Candidate
+from tritonc.schemas.errors import SetupError
+from tritonc.schemas.measurement import Failure, Interval, Load
+from tritonc.tuner.events import MachineChanged, NoiseMeasured, Observer, TrialFinished, Warned
+from tritonc.tuner.measure import Capacity, Known
+from tritonc.tuner.noise import NoiseFloor
+from tritonc.tuner.objective import soft_cost
+from tritonc.tuner.optuna_search import OptunaSearch, Trial
+from tritonc.tuner.race import Measuring, Sample
+from tritonc.tuner.reference import REQUESTS, ReferenceWatch
+
+MOST_AGAIN = 10
+"""Trials that are measured again at most after a change of the machine: the best ones, which matter."""
+_LOOK_S = 3.0
+"""A look at the reference without loading it, until one was taken."""
+
+
+@dataclass(slots=True)
+class Session(Generic[Sample]):
+    """The trials of one search.
+
+    Attributes:
+        search: is told every trial.
+        measuring: measures.
+        observer: told what happens.
+        log: told every finished trial, while no load runs.
+        clock: seconds that only grow.
+        expected: the load at which a candidate's limits should end, where there is a guess.
+    """
+
+    search: OptunaSearch
+    measuring: Measuring[Sample]
+    observer: Observer
+    log: Callable[[Trial], None]
+    clock: Callable[[], float]
+    expected: Callable[[Candidate], Load | None]
+    _watch: ReferenceWatch | None = field(init=False, default=None)
+    _sound: int = field(init=False, default=0)
+
+    def trial(self, candidate: Candidate) -> Trial:
+        """Measures a candidate that the search asked, and tells it. Interrupted, it counts as never asked."""
+        is_known = noise_of(self.search) is not None
+        started = self.clock()
+        known = Known(self.expected(candidate), incumbent_of(self.search, candidate), noise_of(self.search))
+        try:
+            outcome = self.measuring.capacity(candidate, known)
+        except BaseException:
+            with suppress(SetupError):  # then its trial ends when the study is opened next
+                self.search.abandon(candidate)
+            raise
+        trial = self.search.tell(candidate, outcome, self.clock() - started)
+        self.log(trial)
+        self.observer(TrialFinished(trial, self.search.best()))
+        noise = noise_of(self.search)
+        if noise is not None and not is_known:
+            self.observer(NoiseMeasured(noise))
+        if self._watch is not None:
+            self._watch.searched(trial.seconds)
+        return trial
+
+    def look_at_reference(self, deadline: float) -> None:
+        """Looks at the baseline again if that is due, and goes after a change of the machine.
+
+        A look that fails, or that finds a change that the next one does not, means nothing.
+        """
+        baseline = self.search.outcome(self.search.space.baseline)
+        if not isinstance(baseline, Capacity):
+            return
+        if self._watch is None:
+            self._watch = ReferenceWatch(baseline.measurement, baseline.seconds.load + _LOOK_S)
+        if not self._watch.is_due:
+            return
+        started = self.clock()
+        change = self._change(self._watch)
+        if change is not None:
+            again = self._change(self._watch)
+            change = again if again is not None and (again > 1) == (change > 1) else None
+        self._watch.looked(self.clock() - started)
+        if change is not None:
+            self._measure_again(change, deadline)
+        self._sound = len(self.search.trials)
+
+    def _change(self, watch: ReferenceWatch) -> float | None:
+        """What one look at the reference says about the machine."""
+        sample = self.measuring.sample(self.search.space.baseline, watch.reference.load, REQUESTS)
+        if isinstance(sample, Failure):
+            what = f"{sample.reason}: {sample.detail}"
+            self.observer(Warned(f"the baseline could not be looked at again: {what}"))
+            return None
+        return watch.change(self.measuring.pooled([sample]))
+
+    def _measure_again(self, speed: float, deadline: float) -> None:
+        """Trials since the last sound look, the baseline and the best: what was measured stands till then."""
+        spoilt = _spoilt(self.search, self._sound)
+        self.observer(MachineChanged(speed, self._sound, tuple(trial.number for trial in spoilt)))
+        self._watch = None
+        for trial in spoilt:
+            if self.clock() >= deadline:
+                return
+            self.search.again(trial.candidate)
+            self.trial(trial.candidate)
+
+
+def _spoilt(search: OptunaSearch, sound: int) -> tuple[Trial, ...]:
+    """What to measure again: the baseline, the best, and the trials since the last sound look, best first."""
+    ranked = search.ranked()
+    wanted = [trial for trial in ranked if trial.candidate == search.space.baseline]
+    wanted += ranked[:1]
+    wanted += [trial for trial in ranked if trial.number > sound]
+    return tuple({trial.number: trial for trial in wanted}.values())[:MOST_AGAIN]
+
+
+def noise_of(search: OptunaSearch) -> NoiseFloor | None:
+    """The noise floor that the baseline's trial measured, with what all trials since have added."""
+    measured = (trial.capacity for trial in reversed(search.trials) if trial.capacity is not None)
+    return next((capacity.noise for capacity in measured if capacity.noise is not None), None)
+
+
+def incumbent_of(search: OptunaSearch, candidate: Candidate) -> Interval | None:
+    """Throughput within the limits of the best trial that keeps the SLO, other than of `candidate`.
+
+    None where that one misses a soft limit: less throughput may be better then.
+    """
+    for trial in search.ranked():
+        if trial.candidate != candidate and trial.capacity is not None and trial.capacity.slo_met:
+            if soft_cost(trial.capacity.soft):
+                return None
+            return trial.capacity.interval or trial.capacity.measurement.throughput
+    return None

@@ -1,0 +1,188 @@
+"""What measurements of some (candidate, load) pairs say about all others.
+
+Everything is modelled as logarithms, in which Little's law is a sum: for a closed load the average latency is
+what is in flight over the throughput, so a latency is a throughput and a tail ratio that is nearly constant
+within a model (design/search.md, fact 3). Imports scikit-learn: import this module inside functions only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tritonc.schemas.measurement import Interval, Load, Measurement
+from tritonc.tuner.encoding import LAWS, Encoding, Law, Table, in_flight
+from tritonc.tuner.gaussian import Gaussian, Prior
+from tritonc.tuner.objective import held_memory_bytes
+from tritonc.tuner.terms import Term
+
+Floats = npt.NDArray[np.float64]
+
+PRIORS: Mapping[str, Prior] = {
+    "throughput": Prior(candidate=0.5, load=0.2, rest=0.15, own=0.05, noise=0.015),
+    "tail": Prior(candidate=0.15, load=0.2, rest=0.15, own=0.05, noise=0.04),
+    "latency": Prior(candidate=0.5, load=0.7, rest=0.3, own=0.05, noise=0.06),
+    "memory": Prior(candidate=0.3, load=0.05, rest=0.02, own=0.01, noise=0.01),
+    "host_memory": Prior(candidate=0.3, load=0.05, rest=0.02, own=0.01, noise=0.01),
+    "energy": Prior(candidate=0.4, load=0.3, rest=0.1, own=0.02, noise=0.03),
+    "queue": Prior(candidate=0.7, load=1.0, rest=0.5, own=0.1, noise=0.1),
+    "load": Prior(candidate=0.5, load=0.01, rest=0.01, own=0.1, noise=0.1),
+}
+"""Expectations by kind of quantity: configurations of one model differ by half a unit of log throughput (a
+factor of 1.6) and noise is 0.6 to 1.4% typically (design/search.md, facts 3 to 5)."""
+
+_SEEN: Mapping[str, tuple[Callable[[Measurement], float | None], float]] = {
+    "memory": (held_memory_bytes, 1.0),
+    "host_memory": (lambda measured: measured.memory_bytes, 1.0),
+    "energy": (lambda measured: measured.joules_per_inference, 1e-9),
+    "queue": (lambda measured: measured.queue_ms, 1e-2),
+    "load": (lambda measured: measured.load_s, 1e-2),
+}
+"""Quantities without an interval, and how little of each counts as nothing, as what was not measured does."""
+_BLAME = 30.0  # how quickly failures are put down to a knob (the inverse of a ridge penalty)
+_FEWEST_FOR_LAW = 3
+_SOURCE_BELIEF = 0.7
+_FEWEST_RANKS = 3
+_SOURCE_WEIGHT = 4.0  # measurements after which rank agreement counts as much as the first belief
+
+
+@dataclass(slots=True)
+class Surrogate:
+    """A model of every quantity that the objective and the limits name.
+
+    Attributes:
+        encoding: of the candidates.
+        quantities: what is modelled, by name; see `terms.Term`.
+        sources: surrogates of other studies, believed as far as their ranks agree with this one's.
+    """
+
+    encoding: Encoding
+    quantities: tuple[str, ...]
+    sources: tuple[Surrogate, ...] = ()
+    _models: dict[str, Gaussian] = field(default_factory=dict)
+    _law: Law = LAWS[0]
+    _beliefs: tuple[float, ...] = ()
+
+    def fit(self, table: Table, measured: Sequence[Measurement]) -> None:
+        """Takes in all measurements, at least one; `table` has a row for each."""
+        self._beliefs = self._agreements(table, measured)
+        self._law = self._likeliest(table, measured)
+        for name in self.quantities:
+            known = [quantity(name, each) for each in measured]
+            values = np.array([value for value, _ in known]) - self._expected(name, table)
+            kind = kind_of(name, table.pairs[0][1])
+            model = self._models.setdefault(name, Gaussian(self.encoding.knobs, PRIORS[kind]))
+            model.fit(table.rows, values, np.array([variance for _, variance in known]))
+
+    def predict(self, table: Table) -> dict[str, tuple[Floats, Floats]]:
+        """Mean and standard deviation of every quantity at the pairs of a table."""
+        found = {}
+        for name in self.quantities:
+            mean, deviation = self._models[name].predict(table.rows)
+            found[name] = (mean + self._expected(name, table), deviation)
+        return found
+
+    @property
+    def noise(self) -> Mapping[str, float]:
+        """Standard deviation of one measurement of each quantity."""
+        return {name: model.noise for name, model in self._models.items()}
+
+    def _likeliest(self, table: Table, measured: Sequence[Measurement]) -> Law:
+        """The law that the measurements fit best, as far as they differ."""
+        if table.pairs[0][1].kind != "closed" or len(measured) < _FEWEST_FOR_LAW:
+            return LAWS[0]
+        known = [quantity("throughput", each) for each in measured]
+        values = np.array([value for value, _ in known])
+        variances = np.array([variance for _, variance in known])
+        model = Gaussian(self.encoding.knobs, PRIORS["throughput"])
+        evidence = [
+            model.evidence(table.rows, values - table.expected_throughput(law), variances) for law in LAWS
+        ]
+        return LAWS[int(np.argmax(evidence))]
+
+    def _expected(self, name: str, table: Table) -> Floats:
+        """What is expected before measuring: informed gains, saturation, and what another study showed."""
+        if name != "throughput":
+            return np.zeros(len(table))
+        if not self.sources:
+            return table.expected_throughput(self._law)
+        total = sum(self._beliefs)
+        theirs = sum(
+            belief / total * source.predict(table)["throughput"][0]
+            for belief, source in zip(self._beliefs, self.sources, strict=True)
+        )
+        follow = max(self._beliefs)
+        return np.asarray((1 - follow) * table.expected_throughput(self._law) + follow * theirs)
+
+    def _agreements(self, table: Table, measured: Sequence[Measurement]) -> tuple[float, ...]:
+        """How far to follow each source: a first belief, and then how well its ranks agree."""
+        from scipy.stats import spearmanr
+
+        count = len(table)
+        beliefs = []
+        for source in self.sources:
+            agreement = 0.0
+            if count >= _FEWEST_RANKS:
+                theirs, _ = source.predict(table)["throughput"]
+                found = float(spearmanr(theirs, [each.throughput.value for each in measured])[0])
+                agreement = max(0.0, found) if math.isfinite(found) else 0.0
+            beliefs.append((_SOURCE_WEIGHT * _SOURCE_BELIEF + count * agreement) / (_SOURCE_WEIGHT + count))
+        return tuple(beliefs)
+
+
+def kind_of(quantity: str, load: Load) -> str:
+    """Which prior a quantity has: a percentile is a tail ratio under a closed load, else a latency."""
+    if quantity in PRIORS:
+        return quantity
+    return "tail" if load.kind == "closed" else "latency"
+
+
+def level_of(term: Term, table: Table) -> Floats:
+    """What a term adds that is known without measuring."""
+    return np.asarray(term.constant + term.amount * table.amounts)
+
+
+def works(fine: Sequence[bool], rows: Floats, wanted: Floats) -> Floats:
+    """The probability that a candidate can be measured at all, from those that could and could not.
+
+    Logistic regression, so that what failures have in common is blamed for them, and one success of an
+    average candidate beforehand.
+
+    Args:
+        fine: whether each candidate that was tried could be measured.
+        rows: their columns.
+        wanted: columns of those to be judged.
+    """
+    if all(fine):
+        return np.ones(len(wanted))
+    from sklearn.linear_model import LogisticRegression
+
+    seen = np.vstack([rows, wanted.mean(axis=0)])
+    model = LogisticRegression(C=_BLAME).fit(seen, [*fine, True])
+    return np.asarray(model.predict_proba(wanted)[:, 1])
+
+
+def quantity(name: str, measured: Measurement) -> tuple[float, float]:
+    """A quantity's logarithm in a measurement, and the variance that its interval says."""
+    throughput = max(1e-9, measured.throughput.value)
+    if name == "throughput":
+        return math.log(throughput), _variance(measured.throughput)
+    if name in _SEEN:
+        seen, least = _SEEN[name]
+        return math.log(max(least, seen(measured) or 0.0)), 0.0
+    latency = measured.latency_ms[name]  # type: ignore[index]
+    value = math.log(max(1e-9, latency.value))
+    if measured.load.kind == "closed":
+        return value - math.log(1000 * in_flight(measured.load) / throughput), _variance(latency)
+    return value, _variance(latency)
+
+
+def _variance(interval: Interval) -> float:
+    """Of the logarithm, from a two-sided 95% interval; 0 where it is open."""
+    if not interval.low or not interval.high or interval.high <= interval.low:
+        return 0.0
+    return (math.log(interval.high / interval.low) / 3.92) ** 2
