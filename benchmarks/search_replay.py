@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 from surfaces import FOLDER, Surface, read_surface
+from threadpoolctl import threadpool_limits
 
 from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.lock import KnobValue
@@ -292,6 +293,13 @@ def session(task: Task, sampler: str, noisy: bool, seed: int) -> Session:
     return done
 
 
+def use_one_thread() -> None:
+    """Matrices are small, and the threads of several sessions get in each other's way."""
+    import scipy.linalg  # noqa: F401  (its BLAS is not numpy's)
+
+    threadpool_limits(1)
+
+
 def work(arguments: tuple[Task, str, bool, int]) -> Session:
     return session(*arguments)
 
@@ -377,7 +385,7 @@ def main() -> int:
         for seed in range(arguments.seeds)
     ]
     done: dict[tuple[str, str, bool], list[Session]] = {}
-    with ProcessPoolExecutor(arguments.jobs) as pool:
+    with ProcessPoolExecutor(arguments.jobs, initializer=use_one_thread) as pool:
         for (task, sampler, noisy, _), one in zip(keys, pool.map(work, keys, chunksize=4), strict=True):
             done.setdefault((task.name, sampler, noisy), []).append(one)
     return 0 if report(tasks, samplers, done) else 1

@@ -34,11 +34,12 @@ _LENGTH_SPREAD, _VARIANCE_SPREAD, _NOISE_SPREAD = 0.6, 1.0, 1.5
 """Standard deviations of the log-normal priors."""
 _LENGTH_BOUNDS, _VARIANCE_BOUNDS, _OWN_BOUNDS = (0.1, 20.0), (1e-5, 25.0), (1e-6, 0.25)
 _SAME = 1e-9  # squared distance of two rows of one candidate
-_NOISE_BOUNDS = (0.1, 100.0)  # times what is expected
-_STRAY = 3.5
-"""Standard deviations from what the others say beyond which a measurement is not believed: one in thirty is
-off by a factor of 1.4 to 2.3 (design/search.md, fact 5), of a normal distribution one in two thousand."""
-_STRAY_VARIANCE = 0.25  # (log 1.65) ** 2
+_NOISE_BOUNDS = (1e-3, 100.0)  # times what is expected
+STRAY_ODDS = 1 / 29
+"""One measurement in thirty is off by a factor of 1.4 to 2.3 (design/search.md, fact 5)."""
+STRAY_VARIANCE = 0.25
+"""Of the logarithm of what is off: (log 1.65) ** 2."""
+_SUSPECT = 2.0  # standard deviations from what the others say
 _LEARN_FROM = 80  # measurements: hyperparameters are known well enough from so many
 _FEWEST = 6  # measurements that can contradict one
 
@@ -228,15 +229,24 @@ class Gaussian:
             values: of the quantity, less what was expected of it.
             variances: what is known about the noise of each, beside what is learned.
         """
-        some = np.unique(np.linspace(0, len(values) - 1, min(len(values), _LEARN_FROM)).astype(int))
-        learned = _fitted(self._expected, rows[some], values[some], variances[some], _optimized).kernel_
-        model = _fitted(learned, rows, values, variances, None)
-        stray = _stray(model, values)
-        if stray.any():
-            variances = variances + _STRAY_VARIANCE * stray
-            learned = _fitted(learned, rows[some], values[some], variances[some], _optimized).kernel_
-            model = _fitted(learned, rows, values, variances, None)
+        model = self._learned(rows, values, variances)
+        stray = np.zeros(len(values), bool)
+        while (suspect := _suspect(model, stray)) is not None:
+            doubted = stray | (np.arange(len(values)) == suspect)
+            other = self._learned(rows, values, variances + STRAY_VARIANCE * doubted)
+            gained = other.log_marginal_likelihood_value_ - model.log_marginal_likelihood_value_
+            if gained + math.log(STRAY_ODDS) < 0:
+                break
+            model, stray = other, doubted
         self._fitted = model
+
+    def _learned(self, rows: Floats, values: Floats, variances: Floats) -> _WithPriors:
+        """Hyperparameters from at most `_LEARN_FROM` measurements, then all of them taken in."""
+        some = np.unique(np.linspace(0, len(values) - 1, min(len(values), _LEARN_FROM)).astype(int))
+        learned = _fitted(self._expected, rows[some], values[some], variances[some], _optimized)
+        if len(some) == len(values):
+            return learned
+        return _fitted(learned.kernel_, rows, values, variances, None)
 
     def evidence(self, rows: Floats, values: Floats, variances: Floats) -> float:
         """Logarithm of the probability density of measurements before anything was learned from them."""
@@ -249,6 +259,15 @@ class Gaussian:
         mean, deviation = self._fitted.predict(rows, return_std=True)
         noise = self._fitted.kernel_.noise
         return np.asarray(mean), np.sqrt(np.maximum(1e-12, np.asarray(deviation) ** 2 - noise))
+
+    def left_out(self) -> tuple[Floats, Floats]:
+        """For each measurement: how far it lies above what all others say of it, and how surely they say so.
+
+        The second is a standard deviation with the noise of a measurement in it. Leave-one-out residuals of
+        a Gaussian process (Rasmussen and Williams, "Gaussian Processes for Machine Learning", 5.12).
+        """
+        assert self._fitted is not None
+        return _left_out(self._fitted)
 
     @property
     def noise(self) -> float:
@@ -273,9 +292,19 @@ def _optimized(objective: Any, begin: Floats, bounds: Floats) -> tuple[Floats, f
     return np.asarray(found.x), float(found.fun)
 
 
-def _stray(model: GaussianProcessRegressor, values: Floats) -> npt.NDArray[np.bool_]:
-    """Measurements that the others contradict: leave-one-out residuals (Rasmussen and Williams, 5.12)."""
-    if len(values) < _FEWEST:
-        return np.zeros(len(values), bool)
-    inverse = np.diag(cho_solve((model.L_, True), np.eye(len(values))))
-    return np.asarray(np.abs(np.ravel(model.alpha_)) / np.sqrt(inverse) > _STRAY)
+def _suspect(model: GaussianProcessRegressor, stray: npt.NDArray[np.bool_]) -> int | None:
+    """The measurement that the others contradict most, of those that are believed; None where none is.
+
+    What is off widens the noise that is learned, so that it looks less so: the suspicion is only that.
+    """
+    if len(stray) < _FEWEST:
+        return None
+    residuals, deviations = _left_out(model)
+    away = np.where(stray, 0.0, np.abs(residuals) / deviations)
+    worst = int(np.argmax(away))
+    return worst if away[worst] > _SUSPECT else None
+
+
+def _left_out(model: GaussianProcessRegressor) -> tuple[Floats, Floats]:
+    inverse = np.diag(cho_solve((model.L_, True), np.eye(len(model.L_))))
+    return np.asarray(np.ravel(model.alpha_) / inverse), np.asarray(1 / np.sqrt(inverse))

@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +29,7 @@ from tritonc.tuner.points import ENUMERABLE, neighbours, random_point
 from tritonc.tuner.terms import Term, axis_terms, limit_terms, soft_terms
 
 if TYPE_CHECKING:
-    from tritonc.tuner.surrogate import Surrogate
+    from tritonc.tuner.surrogate import Predicted, Surrogate
 
 Floats = npt.NDArray[np.float64]
 Loads = Sequence[Load] | Callable[[Candidate], Sequence[Load]]
@@ -51,7 +52,9 @@ and draws from Student's t, so it falls slower than the expected improvement of 
 _FAR = 4.0  # standard deviations beyond which nothing is expected
 _FREEDOM = 5.0
 _DRAWS = 256  # of the model, to count what is to be gained; a power of two, for Sobol's sequence
-_REPEATS = 4
+_REPEATS = 8
+_QUANTILES = np.array([NormalDist().inv_cdf(share / 64) for share in range(1, 64, 2)])
+"""Of the standard normal distribution, 32 of them evenly spread."""
 _UNSETTLED = 0.03  # a promise below which the leader is rather measured again: one in thirty is far off
 _SEEN = 2  # times that the leader is measured at least, then
 _WIDE = 2000  # candidates of a large space that are scored at a time
@@ -270,7 +273,11 @@ class Search:
             level = float(objective[np.argmin(excess)])
         worth = np.exp(objective - level) * kept
         new = table.at([place for place, pair in enumerate(table.pairs) if pair not in times])
-        gains = [*self._gain(new, aim, level, float(worth.max())), *_repeat_gains(worth, kept, times)]
+        best_known = float(worth.max())
+        again = np.maximum(
+            self._repeat_gains(known, worth, kept), self._doubts(seen, times, aim, level, best_known)
+        )
+        gains = [*self._gain(new, aim, level, best_known), *again]
         pairs = [*new.pairs, *known.pairs]
         askable = set(table.pairs)
         able = [place for place, pair in enumerate(pairs) if pair in askable]
@@ -325,12 +332,49 @@ class Search:
         if not hopeful:
             return gains
         some = table.at(hopeful)
-        objective, kept = self._drawn(some, aim, repeatable=False)
+        objective, kept = self._drawn(some, aim, self._as_measured(some))
         drawn = np.where(kept, np.exp(np.minimum(objective - level, _MOST)), 0.0)
         gain = np.maximum(0.0, drawn - worth).mean(axis=0)
         works = self._works(some)
         gains[hopeful] = gain * np.where(works > _GIVEN_UP, works, 0.0) * self._apart(some)
         return gains
+
+    def _repeat_gains(self, known: Table, worth: Floats, kept: Floats) -> Floats:
+        """`_repeat_gains` of known pairs, each for the limit that it keeps least surely."""
+        if not self._limits:
+            return np.zeros(len(known))
+        model = self._model()
+        predicted = model.predict(known)
+        spreads = [_spread(term, known, predicted) for term in self._limits.values()]
+        noises = [
+            math.hypot(*(weight * model.noise[name] for name, weight in term.weights.items()))
+            for term in self._limits.values()
+        ]
+        least_sure = np.argmax([mean / deviation for mean, deviation in spreads], axis=0)
+        rows = np.arange(len(known))
+        means, deviations = (np.array([each[part] for each in spreads])[least_sure, rows] for part in (0, 1))
+        return _repeat_gains(worth, kept, (means, deviations), np.array(noises)[least_sure])
+
+    def _doubts(
+        self,
+        seen: Sequence[tuple[Pair, Measurement]],
+        times: Mapping[Pair, int],
+        aim: Aim,
+        level: float,
+        worth: float,
+    ) -> Floats:
+        """Expected gain of measuring known pairs again because what was seen of them may be off.
+
+        By what all other measurements say of a pair that was measured once, times the probability that its
+        own is one of those that mean nothing.
+        """
+        table = self._table([pair for pair, _ in seen])
+        others, off = self._model().left_out(table, [measured for _, measured in seen])
+        objective, kept = self._drawn(table, aim, others)
+        drawn = np.where(kept, np.exp(np.minimum(objective - level, _MOST)), 0.0)
+        gain = np.maximum(0.0, drawn - worth).mean(axis=0) * off
+        places = {pair: place for place, (pair, _) in enumerate(seen)}
+        return np.array([gain[places[pair]] if count == 1 else 0.0 for pair, count in times.items()])
 
     def _hopeful(self, table: Table, aim: Aim, level: float, worth: float) -> npt.NDArray[np.bool_]:
         """Pairs that could keep every limit and be worth more, each taken four standard deviations well."""
@@ -354,21 +398,28 @@ class Search:
             hopeful &= best_case(term, -1.0) <= 0
         return np.asarray(hopeful)
 
-    def _drawn(self, table: Table, aim: Aim, *, repeatable: bool) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    def _as_measured(self, table: Table) -> Predicted:
+        """What a measurement of each pair would show: the noise that is a pair's own would be there again."""
+        model = self._model()
+        return {
+            name: (mean, np.sqrt(deviation**2 + _OWN_SHARE * model.noise[name] ** 2))
+            for name, (mean, deviation) in model.predict(table).items()
+        }
+
+    def _drawn(self, table: Table, aim: Aim, predicted: Predicted) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """What pairs (columns) are worth, and whether they keep all limits, in draws of the model (rows).
 
         Args:
             table: the pairs.
             aim: what to maximise.
-            repeatable: draw what many measurements of a pair would come to, else what one would show.
+            predicted: mean and deviation of every quantity at the pairs.
         """
         from tritonc.tuner.surrogate import level_of
 
-        model = self._model()
-        quantities = {}
-        for (name, (mean, deviation)), draws in zip(model.predict(table).items(), self._draws.T, strict=True):
-            spread = deviation if repeatable else np.sqrt(deviation**2 + _OWN_SHARE * model.noise[name] ** 2)
-            quantities[name] = mean + spread * draws[:, None]
+        quantities = {
+            name: mean + deviation * draws[:, None]
+            for (name, (mean, deviation)), draws in zip(predicted.items(), self._draws.T, strict=True)
+        }
 
         def valued(term: Term) -> Floats:
             total: Floats = np.broadcast_to(level_of(term, table), (_DRAWS, len(table)))
@@ -388,7 +439,7 @@ class Search:
         predicted = self._model().predict(table)
         excess = [_mean(term, table, predicted) for term in self._limits.values()]
         worst = np.max(excess, axis=0) if excess else np.full(len(table), -1.0)
-        kept = self._drawn(table, aim, repeatable=True)[1].mean(axis=0)
+        kept = self._drawn(table, aim, predicted)[1].mean(axis=0)
         soft = [_mean(term, table, predicted) for term in self._soft.values()]
         worth = aim([_mean(term, table, predicted) for term in self._axes]) - _soft_cost(soft)
         return worth, np.maximum(kept, 0.5 / _DRAWS), worst
@@ -473,22 +524,30 @@ def _categories(candidate: Candidate) -> Set[Category]:
     return {(knob, value) for knob, value in candidate.knobs if isinstance(value, str)}
 
 
-def _repeat_gains(worth: Floats, kept: Floats, times: Mapping[Pair, int]) -> Floats:
-    """What it is worth to learn whether measured pairs keep the limits.
+def _repeat_gains(worth: Floats, kept: Floats, excess: tuple[Floats, Floats], noise: Floats) -> Floats:
+    """What it is worth to measure known pairs once more, to learn whether they keep the limits.
 
-    Of perfect knowledge that is the worth of the better choice that it allows; a measurement brings a part.
+    The expected worth of the best choice then, less that of the best choice now (the knowledge gradient;
+    Frazier, Powell and Dayanik 2008), with the rest of what is known as it is.
 
     Args:
         worth: of each pair, its probability to keep the limits included.
         kept: that probability.
-        times: how often each was measured.
+        excess: of the limit that is kept least surely: the logarithm of what it is about over the limit, and
+            how surely that is known.
+        noise: of one measurement of that logarithm.
     """
+    from scipy.special import ndtr
+
+    mean, deviation = excess
     order = np.argsort(worth)[::-1]
     best = worth[order[0]]
     second = worth[order[1]] if len(worth) > 1 else 0.0
     others = np.where(np.arange(len(worth)) == order[0], second, best)
-    informed = kept * np.maximum(worth / kept, others) + (1 - kept) * others
-    return np.asarray((informed - best) / (1 + np.array(list(times.values()))))
+    learned = deviation**2 / (deviation**2 + noise**2)
+    then = mean + deviation * np.sqrt(learned) * _QUANTILES[:, None]
+    kept_then = ndtr(-then / np.maximum(1e-9, deviation * np.sqrt(1 - learned)))
+    return np.asarray(np.maximum(worth / kept * kept_then, others).mean(axis=0) - best)
 
 
 def _mean(term: Term, table: Table, predicted: Mapping[str, tuple[Floats, Floats]]) -> Floats:
@@ -497,6 +556,12 @@ def _mean(term: Term, table: Table, predicted: Mapping[str, tuple[Floats, Floats
 
     parts = [weight * predicted[name][0] for name, weight in term.weights.items()]
     return np.asarray(level_of(term, table) + np.sum(parts, axis=0))
+
+
+def _spread(term: Term, table: Table, predicted: Predicted) -> tuple[Floats, Floats]:
+    """What a term is expected to be at pairs, and its standard deviation."""
+    deviations = np.array([weight * predicted[name][1] for name, weight in term.weights.items()])
+    return _mean(term, table, predicted), np.asarray(np.sqrt((deviations**2).sum(axis=0)))
 
 
 def _soft_cost(excesses: Sequence[Floats]) -> Floats | float:

@@ -16,11 +16,13 @@ import numpy.typing as npt
 
 from tritonc.schemas.measurement import Interval, Load, Measurement
 from tritonc.tuner.encoding import LAWS, Encoding, Law, Table, in_flight
-from tritonc.tuner.gaussian import Gaussian, Prior
+from tritonc.tuner.gaussian import STRAY_ODDS, STRAY_VARIANCE, Gaussian, Prior
 from tritonc.tuner.objective import held_memory_bytes
 from tritonc.tuner.terms import Term
 
 Floats = npt.NDArray[np.float64]
+Predicted = dict[str, tuple[Floats, Floats]]
+"""Means and standard deviations by quantity, one for each pair of a table."""
 
 PRIORS: Mapping[str, Prior] = {
     "throughput": Prior(candidate=0.5, load=0.2, rest=0.15, own=0.05, noise=0.015),
@@ -44,6 +46,7 @@ _SEEN: Mapping[str, tuple[Callable[[Measurement], float | None], float]] = {
 }
 """Quantities without an interval, and how little of each counts as nothing, as what was not measured does."""
 _BLAME = 30.0  # how quickly failures are put down to a knob (the inverse of a ridge penalty)
+_CERTAIN = 50.0  # a logarithm of odds
 _FEWEST_FOR_LAW = 3
 _SOURCE_BELIEF = 0.7
 _FEWEST_RANKS = 3
@@ -78,13 +81,34 @@ class Surrogate:
             model = self._models.setdefault(name, Gaussian(self.encoding.knobs, PRIORS[kind]))
             model.fit(table.rows, values, np.array([variance for _, variance in known]))
 
-    def predict(self, table: Table) -> dict[str, tuple[Floats, Floats]]:
+    def predict(self, table: Table) -> Predicted:
         """Mean and standard deviation of every quantity at the pairs of a table."""
         found = {}
         for name in self.quantities:
             mean, deviation = self._models[name].predict(table.rows)
             found[name] = (mean + self._expected(name, table), deviation)
         return found
+
+    def left_out(self, table: Table, measured: Sequence[Measurement]) -> tuple[Predicted, Floats]:
+        """What the other measurements say of each, and how likely it is that it is off.
+
+        Args:
+            table: that was fitted.
+            measured: likewise.
+
+        Returns:
+            As of `predict`, with the noise of a measurement; and probabilities, from how much better what is
+            seen is explained by a measurement in thirty that is off than by one that is not.
+        """
+        found: Predicted = {}
+        odds = np.zeros(len(table))
+        for name in self.quantities:
+            residual, deviation = self._models[name].left_out()
+            found[name] = np.array([quantity(name, each)[0] for each in measured]) - residual, deviation
+            wide = np.sqrt(deviation**2 + STRAY_VARIANCE)
+            better = (residual / deviation) ** 2 / 2 - (residual / wide) ** 2 / 2
+            odds = np.maximum(odds, STRAY_ODDS * np.exp(np.minimum(better, _CERTAIN)) * deviation / wide)
+        return found, np.asarray(odds / (1 + odds))
 
     @property
     def noise(self) -> Mapping[str, float]:

@@ -35,11 +35,7 @@ from tritonc.schemas.lock_file import read_lock
 from tritonc.tuner.engines import engine_named, server
 from tritonc.tuner.engines.embedded import EmbeddedEngine
 
-pytestmark = [
-    pytest.mark.triton,
-    pytest.mark.slow,
-    pytest.mark.skip(reason="waits for windows that shorter trials no longer have; to be mended (issue 3)"),
-]
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 SPEC = """\
 apiVersion: tritonc/v1

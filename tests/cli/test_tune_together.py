@@ -107,7 +107,6 @@ def test_both_get_a_decision_from_one_study_and_nothing_is_measured_again(p: Pro
 
 @pytest.mark.triton
 @pytest.mark.slow
-@pytest.mark.skip(reason="was seen to wait for long since trials are shorter; to be mended (issue 3)")
 def test_interrupted_while_both_are_under_load_nothing_is_left_and_it_goes_on(p: ProjectFolder):
     with running(p, "--trials", "2") as tune:
         tune.wait_for(lambda line: line.startswith("a+b on cpu"), timeout_s=240)
