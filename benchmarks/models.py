@@ -57,23 +57,25 @@ def write_mlp(path: Path, width: int = 1024, layers: int = 8) -> None:
     graph.save(path, last, (width,), (width,))
 
 
-def write_cnn(path: Path) -> None:
-    """Four convolutions over 64 x 64 pixels: computing is most of the work."""
+def write_cnn(path: Path, channels: int = 64) -> None:
+    """Four convolutions over 64 x 64 pixels, the first with `channels`: computing is most of the work."""
     graph, last, before = _Graph(), "x", IMAGE[0]
-    for channels, stride in ((64, 2), (128, 2), (256, 2), (256, 1)):
-        weight = graph.weight(channels, before, 3, 3, inputs=9 * before)
+    for factor, stride in ((1, 2), (2, 2), (4, 2), (4, 1)):
+        weight = graph.weight(factor * channels, before, 3, 3, inputs=9 * before)
         last = graph.node("Conv", last, weight, strides=[stride, stride], pads=[1, 1, 1, 1])
         last = graph.node("Relu", last)
-        before = channels
+        before = factor * channels
     last = graph.node("Flatten", graph.node("GlobalAveragePool", last))
     last = graph.node("MatMul", last, graph.weight(before, 100, inputs=before))
     graph.save(path, last, IMAGE, (100,))
 
 
-def write_transformer(path: Path, layers: int = 3, heads: int = 4) -> None:
-    """Three encoder layers over 32 tokens of 256: many small operators."""
+def write_transformer(
+    path: Path, layers: int = 3, heads: int = 4, sequence: tuple[int, int] = SEQUENCE
+) -> None:
+    """Encoder layers over a few tokens, three over 32 of 256 unless told: many small operators."""
     graph, last = _Graph(), "x"
-    tokens, width = SEQUENCE
+    tokens, width = sequence
     split = graph.constant(np.array([0, tokens, heads, width // heads], np.int64))
     joined = graph.constant(np.array([0, tokens, width], np.int64))
     scale = graph.constant(np.array(np.sqrt(width / heads), np.float32))
@@ -91,15 +93,17 @@ def write_transformer(path: Path, layers: int = 3, heads: int = 4) -> None:
         scores = graph.node("Div", graph.node("MatMul", query, key), scale)
         mixed = graph.node("MatMul", graph.node("Softmax", scores, axis=-1), value)
         mixed = graph.node("Reshape", graph.node("Transpose", mixed, perm=[0, 2, 1, 3]), joined)
-        last = _normalised(graph, last, graph.node("MatMul", mixed, graph.weight(width, width, inputs=width)))
+        last = _normalised(
+            graph, width, last, graph.node("MatMul", mixed, graph.weight(width, width, inputs=width))
+        )
         wide = graph.node("Relu", graph.node("MatMul", last, graph.weight(width, 4 * width, inputs=width)))
         narrow = graph.node("MatMul", wide, graph.weight(4 * width, width, inputs=4 * width))
-        last = _normalised(graph, last, narrow)
-    graph.save(path, last, SEQUENCE, SEQUENCE)
+        last = _normalised(graph, width, last, narrow)
+    graph.save(path, last, sequence, sequence)
 
 
-def _normalised(graph: _Graph, before: str, change: str) -> str:
-    ones = graph.constant(np.ones(SEQUENCE[1], np.float32))
+def _normalised(graph: _Graph, width: int, before: str, change: str) -> str:
+    ones = graph.constant(np.ones(width, np.float32))
     return graph.node("LayerNormalization", graph.node("Add", before, change), ones, axis=-1)
 
 

@@ -21,6 +21,7 @@ from scipy.spatial.distance import cdist
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Kernel
+from threadpoolctl import ThreadpoolController
 
 from tritonc.tuner.encoding import LOAD_COLUMNS
 
@@ -39,6 +40,9 @@ STRAY_ODDS = 1 / 29
 """One measurement in thirty is off by a factor of 1.4 to 2.3 (design/search.md, fact 5)."""
 STRAY_VARIANCE = 0.25
 """Of the logarithm of what is off: (log 1.65) ** 2."""
+_LIBRARIES = ThreadpoolController()
+"""Matrices are of some dozens of rows: several threads of BLAS wait for each other longer than they compute,
+five times as long where two searches run on two cores."""
 _SUSPECT = 2.0  # standard deviations from what the others say
 _LEARN_FROM = 80  # measurements: hyperparameters are known well enough from so many
 _FEWEST = 6  # measurements that can contradict one
@@ -229,6 +233,11 @@ class Gaussian:
             values: of the quantity, less what was expected of it.
             variances: what is known about the noise of each, beside what is learned.
         """
+        with _LIBRARIES.limit(limits=1):
+            self._fitted = self._believed(rows, values, variances)
+
+    def _believed(self, rows: Floats, values: Floats, variances: Floats) -> _WithPriors:
+        """All measurements taken in, but for those that are more likely off than not."""
         model = self._learned(rows, values, variances)
         stray = np.zeros(len(values), bool)
         while (suspect := _suspect(model, stray)) is not None:
@@ -238,7 +247,7 @@ class Gaussian:
             if gained + math.log(STRAY_ODDS) < 0:
                 break
             model, stray = other, doubted
-        self._fitted = model
+        return model
 
     def _learned(self, rows: Floats, values: Floats, variances: Floats) -> _WithPriors:
         """Hyperparameters from at most `_LEARN_FROM` measurements, then all of them taken in."""
@@ -250,13 +259,15 @@ class Gaussian:
 
     def evidence(self, rows: Floats, values: Floats, variances: Floats) -> float:
         """Logarithm of the probability density of measurements before anything was learned from them."""
-        model = _fitted(self._expected, rows, values, variances, None)
+        with _LIBRARIES.limit(limits=1):
+            model = _fitted(self._expected, rows, values, variances, None)
         return float(model.log_marginal_likelihood_value_)
 
     def predict(self, rows: Floats) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the quantity itself, without the noise of a measurement."""
         assert self._fitted is not None
-        mean, deviation = self._fitted.predict(rows, return_std=True)
+        with _LIBRARIES.limit(limits=1):
+            mean, deviation = self._fitted.predict(rows, return_std=True)
         noise = self._fitted.kernel_.noise
         return np.asarray(mean), np.sqrt(np.maximum(1e-12, np.asarray(deviation) ** 2 - noise))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from tritonc.schemas.measurement import Interval, Load, Measurement, OpenLoad
 from tritonc.schemas.spec import OpenWorkload, Slo, Workload
@@ -63,6 +64,8 @@ class LoadSearch:
             throughput alone.
 
     Attributes:
+        requests_in_sight: that a window need not go on beyond: a p99 has an upper bound from 368 requests on
+            (design/search.md, fact 5).
         is_cut: whether the last ask ended it early, as the incumbent is better.
 
     Example:
@@ -71,6 +74,8 @@ class LoadSearch:
         >>> search.ask()
         ClosedLoad(kind='closed', concurrency=1, request_batch=1)
     """
+
+    requests_in_sight: ClassVar[int] = 400
 
     def __init__(
         self,
@@ -273,8 +278,10 @@ class LoadLadder(LoadSearch):
     """Asks every load of a geometric ladder once, for ground truth: nothing is derived, nothing cut short.
 
     Closed loop: one client, two, four and so on up to `max_concurrency`. Open loop: `rate` and so on by half
-    as much again up to `max_rate`.
+    as much again up to `max_rate`. Windows see as many requests as what is shown to people rests on.
     """
+
+    requests_in_sight: ClassVar[int] = 1000
 
     def ask(self) -> Load | None:
         """The next load of the ladder; None at its end."""

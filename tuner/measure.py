@@ -42,7 +42,6 @@ _SLOWEST_S = 30.0  # a model of ten seconds an execution can be measured
 _HOPELESS = 12.0  # times the latency limit: a third of a window passes without a completion
 _SHORTEST_S = 0.5
 _REQUESTS = 40  # completed in a step, where its length allows
-_MANY_REQUESTS = 400  # a p99 has an upper bound from 368 on (design/search.md, fact 5)
 _WARM_UP_S = 0.3
 _WARM_UPS = 4
 _WARM_UP_CAP_S = 2.0  # no further window is begun then
@@ -380,7 +379,7 @@ class _Trial:
         self.on_load(load)
         rate = samples[load][-1].request_rate
         for _ in range(count):
-            sample = self.window(load, _step_s(load, rate))
+            sample = self.window(load, _step_s(load, rate, LoadSearch.requests_in_sight))
             if isinstance(sample, NoWindow):
                 return None if sample.reason == "too_slow" else self.failure(sample)
             samples[load].append(sample)
@@ -422,7 +421,9 @@ class _Trial:
         noise = self.known.noise
         while (load := search.ask()) is not None:
             self.on_load(load)
-            sample = self.window(load, _step_s(load, warm.request_rate if warm else None))
+            sample = self.window(
+                load, _step_s(load, warm.request_rate if warm else None, search.requests_in_sight)
+            )
             if isinstance(sample, NoWindow):
                 if sample.reason != "too_slow":
                     return self.failure(sample)
@@ -522,12 +523,15 @@ def _is_warm(before: Sample | None, last: Sample) -> bool:
     return before is not None and settled(before.request_rate, last.request_rate, _WARM)
 
 
-def _step_s(load: Load, rate: float | None) -> float:
-    """How long to put a load on a server that completes about `rate` requests a second."""
+def _step_s(load: Load, rate: float | None, requests: int) -> float:
+    """How long to put a load on a server that completes about `rate` requests a second.
+
+    A closed load need not last for `WINDOW_S` where it sees `requests` requests sooner.
+    """
     if not rate:
         return WINDOW_S if isinstance(load, ClosedLoad) else _OPEN_S
     if isinstance(load, ClosedLoad):
-        shortest = min(WINDOW_S, max(_SHORTEST_S, _MANY_REQUESTS / rate))
+        shortest = min(WINDOW_S, max(_SHORTEST_S, requests / rate))
         return min(_LONGEST_S, max(shortest, (_REQUESTS + load.concurrency) / rate))
     wanted = min(_LONGEST_S, max(_OPEN_S, _REQUESTS / min(rate, load.rate)))
     overload = load.rate / rate - 1
