@@ -1,6 +1,6 @@
 """Recorded surfaces: every candidate of a space under every load, as compact tables.
 
-    python benchmarks/surfaces.py record NAME --folder DIR [--passes 3]   measures a model, 12 minutes a pass
+    python benchmarks/surfaces.py record NAME --folder DIR [--passes 3]   measures a model, 15 minutes a pass
     python benchmarks/surfaces.py list                                    what is recorded
 
 A surface is a CSV file in `benchmarks/surfaces/`: one column a knob (empty where it is inactive), then
@@ -316,7 +316,7 @@ def notes(passes: int) -> list[str]:
         "made by: python benchmarks/surfaces.py record (tritonc tune --sampler grid, embedded engine)",
         f"machine: {hardware.cpu}, {hardware.cores} cores",
         "closed loop, one window of 0.5 to 3 s a load after a warm-up, candidates in random order",
-        f"medians of {passes} passes, each candidate loaded anew in each",
+        *([f"medians of {passes} passes, each candidate loaded anew in each"] if passes > 1 else []),
     ]
 
 

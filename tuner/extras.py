@@ -12,6 +12,7 @@ TUNE_PACKAGES = (
     "mlflow",
     "scikit-learn",
     "scipy",
+    "threadpoolctl",
     "psutil",
     "filelock",
     "platformdirs",

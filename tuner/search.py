@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,21 +22,20 @@ from tritonc.compiler.space import Space
 from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement
 from tritonc.schemas.spec import Slo
 from tritonc.tuner.encoding import LAWS, Encoding, Table, in_flight
-from tritonc.tuner.objective import SOFT_WEIGHT, Objective
+from tritonc.tuner.objective import Objective
 from tritonc.tuner.pareto import chebyshev, is_on_front
 from tritonc.tuner.points import ENUMERABLE, neighbours, random_point
-from tritonc.tuner.terms import Term, axis_terms, limit_terms, soft_terms
+from tritonc.tuner.prospects import Prospects, axis_means, student_draws
+from tritonc.tuner.terms import Goals
 
 if TYPE_CHECKING:
-    from tritonc.tuner.surrogate import Predicted, Surrogate
+    from tritonc.tuner.surrogate import Surrogate
 
 Floats = npt.NDArray[np.float64]
 Loads = Sequence[Load] | Callable[[Candidate], Sequence[Load]]
 Pair = tuple[Candidate, Load]
 Category = tuple[str, str]
 """A knob and a value of it that has no order."""
-Aim = Callable[[Sequence[Floats]], Floats]
-"""One number out of the objectives, all logarithms, larger is better."""
 
 CLOSED_LOADS: tuple[Load, ...] = tuple(ClosedLoad(concurrency=2**step) for step in range(7))
 """The loads of a search that is given none: 1, 2, 4 … 64 clients."""
@@ -49,20 +47,12 @@ PATIENCE = 4
 `benchmarks/surfaces` after 34 to 38 with 0.9 to 3.6%. A promise here counts what breaks a limit as worthless,
 and draws from Student's t, so it falls slower than the expected improvement of design/search.md."""
 
-_FAR = 4.0  # standard deviations beyond which nothing is expected
-_FREEDOM = 5.0
-_DRAWS = 256  # of the model, to count what is to be gained; a power of two, for Sobol's sequence
 _REPEATS = 8
-_QUANTILES = np.array([NormalDist().inv_cdf(share / 64) for share in range(1, 64, 2)])
-"""Of the standard normal distribution, 32 of them evenly spread."""
 _UNSETTLED = 0.03  # a promise below which the leader is rather measured again: one in thirty is far off
 _SEEN = 2  # times that the leader is measured at least, then
 _WIDE = 2000  # candidates of a large space that are scored at a time
 _SURE = 0.5
 _GIVEN_UP = 0.2  # probability to be measurable at all below which a candidate is not tried
-_HOPE = 0.01  # probability to keep the limits below which the least violating pair is the better choice
-_MOST = 3.0  # a logarithm: nothing promises more than twenty times the best
-_OWN_SHARE = 0.5  # of the noise that is a pair's own and would be there again
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +140,8 @@ class Search:
         self._all = self._encoding.table([(each, load) for each in candidates for load in self._loads(each)])
         self._places = {pair: place for place, pair in enumerate(self._all.pairs)}
         closed = self._all.pairs[0][1].kind == "closed"
-        self._axes = axis_terms(objective, slos, closed=closed)
-        self._limits = limit_terms(slos, closed=closed)
-        self._soft = soft_terms(slos, closed=closed)
-        self._quantities = _quantities([*self._axes, *self._limits.values(), *self._soft.values()])
-        self._draws = _student_draws(len(self._quantities), seed)
+        self._goals = Goals.of(objective, slos, closed=closed)
+        self._draws = student_draws(len(self._goals.quantities), seed)
         self._told: list[Observation] = []
         self._open: list[Pair] = []
         self._promises: list[float] = []
@@ -215,10 +202,10 @@ class Search:
         if not seen:
             return None
         table = self._table([pair for pair, _ in seen])
-        objective, kept, excess = self._standing(table, self._aim(table, self._equal_shares))
-        best = int(np.argmax(objective + np.log(kept))) if kept.max() > _HOPE else int(np.argmin(excess))
-        (candidate, load), measurement = seen[best]
-        return Recommendation(candidate, load, measurement, bool(kept[best] >= _SURE), float(objective[best]))
+        standing = self._prospects(table, self._equal_shares).standing(table)
+        (candidate, load), measurement = seen[standing.best]
+        kept, objective = standing.kept[standing.best], standing.objective[standing.best]
+        return Recommendation(candidate, load, measurement, bool(kept >= _SURE), float(objective))
 
     def front(self) -> tuple[Recommendation, ...]:
         """The measured pairs that keep the limits and that no other one beats in every objective.
@@ -229,12 +216,15 @@ class Search:
         if not seen:
             return ()
         table = self._table(list(seen))
-        worth, kept, _ = self._standing(table, self._aim(table, self._equal_shares))
-        able = np.flatnonzero(kept >= _SURE)
-        values = self._axis_means(table)[able]
+        standing = self._prospects(table, self._equal_shares).standing(table)
+        able = np.flatnonzero(standing.kept >= _SURE)
+        values = axis_means(self._model(), self._goals, table)[able]
         on_front = np.flatnonzero(is_on_front(values)) if len(able) else able
         places = able[on_front[np.argsort(-values[on_front, 0], kind="stable")]]
-        found = [(*table.pairs[place], seen[table.pairs[place]], float(worth[place])) for place in places]
+        found = [
+            (*table.pairs[place], seen[table.pairs[place]], float(standing.objective[place]))
+            for place in places
+        ]
         return tuple(Recommendation(one, load, shown, True, value) for one, load, shown, value in found)
 
     def loads_for(self, candidate: Candidate) -> Sequence[Load]:
@@ -262,194 +252,70 @@ class Search:
         return candidate, min(loads, key=lambda load: abs(math.log(in_flight(load) / middle)))
 
     def _promising(self, table: Table) -> Pair:
-        """The pair whose measurement promises most: a new one, or one that is not sure to keep the limits."""
+        """The pair whose measurement promises most, be it a new one or one that is known already."""
         seen = self._measured()
         times = Counter(pair for pair, _ in seen)
         known = self._table(list(times))
-        aim = self._aim(known, self._drawn_shares())
-        objective, kept, excess = self._standing(known, aim)
-        level = float(objective[np.argmax(objective + np.log(kept))])
-        if kept.max() <= _HOPE:
-            level = float(objective[np.argmin(excess)])
-        worth = np.exp(objective - level) * kept
         new = table.at([place for place, pair in enumerate(table.pairs) if pair not in times])
-        best_known = float(worth.max())
-        again = np.maximum(
-            self._repeat_gains(known, worth, kept), self._doubts(seen, times, aim, level, best_known)
+        prospects = self._prospects(known, self._drawn_shares())
+        standing = prospects.standing(known)
+        best, worth = float(standing.objective[standing.best]), float(standing.worth.max())
+        works = self._works(new)
+        gains = (
+            prospects.of_new(new, best, worth) * np.where(works > _GIVEN_UP, works, 0.0) * self._apart(new)
         )
-        gains = [*self._gain(new, aim, level, best_known), *again]
-        pairs = [*new.pairs, *known.pairs]
-        askable = set(table.pairs)
-        able = [place for place, pair in enumerate(pairs) if pair in askable]
+        promised = dict(zip(new.pairs, gains, strict=True))
+        promised |= zip(known.pairs, prospects.of_limits(known, standing), strict=True)
+        measured = self._table([pair for pair, _ in seen])
+        doubts = prospects.of_doubts(measured, [each for _, each in seen], best, worth)
+        for (pair, _), doubt in zip(seen, doubts, strict=True):
+            if times[pair] == 1:
+                promised[pair] = max(promised[pair], doubt)
         untried = self._untried()
-        able = [place for place in able if untried & _categories(pairs[place][0])] or able
-        best = max(able, key=lambda place: gains[place])
-        self._promises.append(float(gains[best]))
-        leader = known.pairs[int(np.argmax(worth))]
-        is_unsettled = len(self._axes) == 1 and times[leader] < _SEEN and leader in askable
-        return leader if is_unsettled and gains[best] < _UNSETTLED else pairs[best]
+        able = [pair for pair in table.pairs if untried & _categories(pair[0])] or list(table.pairs)
+        chosen = max(able, key=lambda pair: promised[pair])
+        self._promises.append(float(promised[chosen]))
+        leader = known.pairs[int(np.argmax(standing.worth))]
+        is_unsettled = len(self._goals.axes) == 1 and times[leader] < _SEEN and leader in table.pairs
+        return leader if is_unsettled and promised[chosen] < _UNSETTLED else chosen
 
     def _untried(self) -> Set[Category]:
         """Categories that were never measured, of which nothing is known; none where other studies tell.
 
         None for a front either: its directions are looked at in turn, each for what promises most there.
         """
-        if self._sources or len(self._axes) > 1:
+        if self._sources or len(self._goals.axes) > 1:
             return set()
         tried = {pair[0] for pair in self._open} | {each.candidate for each in self._told}
         return self._all_categories - set().union(*map(_categories, tried))
 
     @property
     def _equal_shares(self) -> Sequence[float]:
-        return [1 / len(self._axes)] * len(self._axes)
+        return [1 / len(self._goals.axes)] * len(self._goals.axes)
 
     def _drawn_shares(self) -> Sequence[float]:
         """What each objective of a front counts in this ask, uniform over all that is possible."""
         rng = random.Random(f"shares {self.seed} {len(self._told)} {len(self._open)}")  # noqa: S311
-        drawn = [rng.expovariate(1.0) for _ in self._axes]
+        drawn = [rng.expovariate(1.0) for _ in self._goals.axes]
         return [each / sum(drawn) for each in drawn]
 
-    def _aim(self, seen: Table, shares: Sequence[float]) -> Aim:
-        """The objective; of a front how far the worst one lags behind the best seen, by these shares."""
-        if len(self._axes) == 1:
-            return lambda values: values[0]
-        return chebyshev(self._axis_means(seen), shares)
+    def _prospects(self, seen: Table, shares: Sequence[float]) -> Prospects:
+        """What the model says, with one number for all objectives of a front.
 
-    def _axis_means(self, table: Table) -> Floats:
-        """The expected objectives of pairs, a row each."""
-        predicted = self._model().predict(table)
-        return np.column_stack([_mean(term, table, predicted) for term in self._axes])
-
-    def _gain(self, table: Table, aim: Aim, level: float, worth: float) -> Floats:
-        """Expected gain of new pairs over what the best known one is worth.
-
-        What a pair is worth is its objective, counted only where it keeps the limits, relative to `level`.
+        That is how far the worst one lags behind the best of the pairs that were seen, by these shares.
         """
-        gains = np.zeros(len(table))
-        if not len(table):
-            return gains
-        hopeful = [int(place) for place in np.flatnonzero(self._hopeful(table, aim, level, worth))]
-        if not hopeful:
-            return gains
-        some = table.at(hopeful)
-        objective, kept = self._drawn(some, aim, self._as_measured(some))
-        drawn = np.where(kept, np.exp(np.minimum(objective - level, _MOST)), 0.0)
-        gain = np.maximum(0.0, drawn - worth).mean(axis=0)
-        works = self._works(some)
-        gains[hopeful] = gain * np.where(works > _GIVEN_UP, works, 0.0) * self._apart(some)
-        return gains
-
-    def _repeat_gains(self, known: Table, worth: Floats, kept: Floats) -> Floats:
-        """`_repeat_gains` of known pairs, each for the limit that it keeps least surely."""
-        if not self._limits:
-            return np.zeros(len(known))
         model = self._model()
-        predicted = model.predict(known)
-        spreads = [_spread(term, known, predicted) for term in self._limits.values()]
-        noises = [
-            math.hypot(*(weight * model.noise[name] for name, weight in term.weights.items()))
-            for term in self._limits.values()
-        ]
-        least_sure = np.argmax([mean / deviation for mean, deviation in spreads], axis=0)
-        rows = np.arange(len(known))
-        means, deviations = (np.array([each[part] for each in spreads])[least_sure, rows] for part in (0, 1))
-        return _repeat_gains(worth, kept, (means, deviations), np.array(noises)[least_sure])
-
-    def _doubts(
-        self,
-        seen: Sequence[tuple[Pair, Measurement]],
-        times: Mapping[Pair, int],
-        aim: Aim,
-        level: float,
-        worth: float,
-    ) -> Floats:
-        """Expected gain of measuring known pairs again because what was seen of them may be off.
-
-        By what all other measurements say of a pair that was measured once, times the probability that its
-        own is one of those that mean nothing.
-        """
-        table = self._table([pair for pair, _ in seen])
-        others, off = self._model().left_out(table, [measured for _, measured in seen])
-        objective, kept = self._drawn(table, aim, others)
-        drawn = np.where(kept, np.exp(np.minimum(objective - level, _MOST)), 0.0)
-        gain = np.maximum(0.0, drawn - worth).mean(axis=0) * off
-        places = {pair: place for place, (pair, _) in enumerate(seen)}
-        return np.array([gain[places[pair]] if count == 1 else 0.0 for pair, count in times.items()])
-
-    def _hopeful(self, table: Table, aim: Aim, level: float, worth: float) -> npt.NDArray[np.bool_]:
-        """Pairs that could keep every limit and be worth more, each taken four standard deviations well."""
-        from tritonc.tuner.surrogate import level_of
-
-        model = self._model()
-        predicted = model.predict(table)
-
-        def best_case(term: Term, sign: float) -> Floats:
-            total = level_of(term, table)
-            for name, weight in term.weights.items():
-                mean, deviation = predicted[name]
-                spread = np.sqrt(deviation**2 + model.noise[name] ** 2)
-                total = total + weight * mean + sign * _FAR * abs(weight) * spread
-            return total
-
-        soft = [best_case(term, -1.0) for term in self._soft.values()]
-        best = aim([best_case(term, 1.0) for term in self._axes])
-        hopeful = best - _soft_cost(soft) - level > math.log(max(worth, 1e-12))
-        for term in self._limits.values():
-            hopeful &= best_case(term, -1.0) <= 0
-        return np.asarray(hopeful)
-
-    def _as_measured(self, table: Table) -> Predicted:
-        """What a measurement of each pair would show: the noise that is a pair's own would be there again."""
-        model = self._model()
-        return {
-            name: (mean, np.sqrt(deviation**2 + _OWN_SHARE * model.noise[name] ** 2))
-            for name, (mean, deviation) in model.predict(table).items()
-        }
-
-    def _drawn(self, table: Table, aim: Aim, predicted: Predicted) -> tuple[Floats, npt.NDArray[np.bool_]]:
-        """What pairs (columns) are worth, and whether they keep all limits, in draws of the model (rows).
-
-        Args:
-            table: the pairs.
-            aim: what to maximise.
-            predicted: mean and deviation of every quantity at the pairs.
-        """
-        from tritonc.tuner.surrogate import level_of
-
-        quantities = {
-            name: mean + deviation * draws[:, None]
-            for (name, (mean, deviation)), draws in zip(predicted.items(), self._draws.T, strict=True)
-        }
-
-        def valued(term: Term) -> Floats:
-            total: Floats = np.broadcast_to(level_of(term, table), (_DRAWS, len(table)))
-            for name, weight in term.weights.items():
-                total = total + weight * quantities[name]
-            return total
-
-        kept = np.ones((_DRAWS, len(table)), bool)
-        for term in self._limits.values():
-            kept &= valued(term) <= 0
-        return aim([valued(term) for term in self._axes]) - _soft_cost(
-            [valued(term) for term in self._soft.values()]
-        ), kept
-
-    def _standing(self, table: Table, aim: Aim) -> tuple[Floats, Floats, Floats]:
-        """Of pairs: the expected worth, the probability that all limits are kept, the worst excess."""
-        predicted = self._model().predict(table)
-        excess = [_mean(term, table, predicted) for term in self._limits.values()]
-        worst = np.max(excess, axis=0) if excess else np.full(len(table), -1.0)
-        kept = self._drawn(table, aim, predicted)[1].mean(axis=0)
-        soft = [_mean(term, table, predicted) for term in self._soft.values()]
-        worth = aim([_mean(term, table, predicted) for term in self._axes]) - _soft_cost(soft)
-        return worth, np.maximum(kept, 0.5 / _DRAWS), worst
+        if len(self._goals.axes) == 1:
+            return Prospects(model, self._goals, self._draws, lambda values: values[0])
+        aim = chebyshev(axis_means(model, self._goals, seen), shares)
+        return Prospects(model, self._goals, self._draws, aim)
 
     def _model(self) -> Surrogate:
         """The surrogate, fitted to everything told."""
         from tritonc.tuner.surrogate import Surrogate
 
         if self._surrogate is None:
-            self._surrogate = Surrogate(self._encoding, self._quantities, self._sources)
+            self._surrogate = Surrogate(self._encoding, self._goals.quantities, self._sources)
         if self._fitted != len(self._told):
             seen = self._measured()
             self._surrogate.fit(self._table([pair for pair, _ in seen]), [each for _, each in seen])
@@ -524,58 +390,6 @@ def _categories(candidate: Candidate) -> Set[Category]:
     return {(knob, value) for knob, value in candidate.knobs if isinstance(value, str)}
 
 
-def _repeat_gains(worth: Floats, kept: Floats, excess: tuple[Floats, Floats], noise: Floats) -> Floats:
-    """What it is worth to measure known pairs once more, to learn whether they keep the limits.
-
-    The expected worth of the best choice then, less that of the best choice now (the knowledge gradient;
-    Frazier, Powell and Dayanik 2008), with the rest of what is known as it is.
-
-    Args:
-        worth: of each pair, its probability to keep the limits included.
-        kept: that probability.
-        excess: of the limit that is kept least surely: the logarithm of what it is about over the limit, and
-            how surely that is known.
-        noise: of one measurement of that logarithm.
-    """
-    from scipy.special import ndtr
-
-    mean, deviation = excess
-    order = np.argsort(worth)[::-1]
-    best = worth[order[0]]
-    second = worth[order[1]] if len(worth) > 1 else 0.0
-    others = np.where(np.arange(len(worth)) == order[0], second, best)
-    learned = deviation**2 / (deviation**2 + noise**2)
-    then = mean + deviation * np.sqrt(learned) * _QUANTILES[:, None]
-    kept_then = ndtr(-then / np.maximum(1e-9, deviation * np.sqrt(1 - learned)))
-    return np.asarray(np.maximum(worth / kept * kept_then, others).mean(axis=0) - best)
-
-
-def _mean(term: Term, table: Table, predicted: Mapping[str, tuple[Floats, Floats]]) -> Floats:
-    """What a term is expected to be at pairs."""
-    from tritonc.tuner.surrogate import level_of
-
-    parts = [weight * predicted[name][0] for name, weight in term.weights.items()]
-    return np.asarray(level_of(term, table) + np.sum(parts, axis=0))
-
-
-def _spread(term: Term, table: Table, predicted: Predicted) -> tuple[Floats, Floats]:
-    """What a term is expected to be at pairs, and its standard deviation."""
-    deviations = np.array([weight * predicted[name][1] for name, weight in term.weights.items()])
-    return _mean(term, table, predicted), np.asarray(np.sqrt((deviations**2).sum(axis=0)))
-
-
-def _soft_cost(excesses: Sequence[Floats]) -> Floats | float:
-    """What soft limits that are missed cost, given the logarithms of measured over limit."""
-    return SOFT_WEIGHT * sum(np.maximum(0.0, excess) for excess in excesses)
-
-
-def _quantities(terms: Iterable[Term]) -> tuple[str, ...]:
-    names = dict.fromkeys(["throughput"])
-    for term in terms:
-        names |= dict.fromkeys(term.weights)
-    return tuple(names)
-
-
 def _sources(encoding: Encoding, history: Sequence[Observation]) -> tuple[Surrogate, ...]:
     """A surrogate of throughput for each (model, target) of other studies that measured something."""
     from tritonc.tuner.surrogate import Surrogate
@@ -591,15 +405,3 @@ def _sources(encoding: Encoding, history: Sequence[Observation]) -> tuple[Surrog
         source.fit(encoding.table([pair for pair, _ in seen]), [outcome for _, outcome in seen])
         sources.append(source)
     return tuple(sources)
-
-
-def _student_draws(quantities: int, seed: int) -> Floats:
-    """Draws of Student's t, one column a quantity, from a scrambled Sobol sequence.
-
-    A Gaussian process whose variances are estimated is Student's t; with few measurements its tails matter.
-    """
-    from scipy.special import stdtrit
-    from scipy.stats import qmc
-
-    points = qmc.Sobol(quantities, seed=seed).random(_DRAWS)
-    return np.asarray(stdtrit(_FREEDOM, np.clip(points, 1e-6, 1 - 1e-6)))

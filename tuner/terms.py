@@ -52,6 +52,36 @@ class Term:
         return Term(weights, self.amount + other.amount, self.constant + other.constant)
 
 
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """What a search is after, in terms.
+
+    Attributes:
+        axes: what to maximise: one term, or one for each objective of a front.
+        limits: what must not be above 0, by the name of the hard limit.
+        soft: what should not be above 0, by the name of the soft limit.
+    """
+
+    axes: tuple[Term, ...]
+    limits: Mapping[str, Term]
+    soft: Mapping[str, Term]
+
+    @classmethod
+    def of(cls, objective: Objective, slo: Slo, *, closed: bool) -> Goals:
+        """Those of a spec, for closed loads or for open ones."""
+        return cls(
+            axis_terms(objective, slo, closed=closed),
+            limit_terms(slo, closed=closed),
+            soft_terms(slo, closed=closed),
+        )
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """What has to be modelled; throughput always is."""
+        terms = [*self.axes, *self.limits.values(), *self.soft.values()]
+        return tuple(dict.fromkeys(["throughput", *(name for term in terms for name in term.weights)]))
+
+
 THROUGHPUT = Term({"throughput": 1.0})
 MEMORY = Term({"memory": 1.0})
 

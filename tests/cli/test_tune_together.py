@@ -93,11 +93,6 @@ def test_both_get_a_decision_from_one_study_and_nothing_is_measured_again(p: Pro
     assert "trial " not in again.stderr
     assert p.path("spec.lock.yaml").read_bytes() == before
 
-    more = p.run("tune", "--trials", "3")
-    assert more.exit_code == 0, more.stderr
-    assert "a+b on cpu: 4 candidates, 3 trials" in more.stderr
-    assert "2 trials were finished before, 1 are to come" in more.stderr
-
     alone = p.path("spec.yaml").read_text().replace("together: {a: 0.7, b: 0.3}\n", "")
     p.write("spec.yaml", alone)
     stale = p.run("build")

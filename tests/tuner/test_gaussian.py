@@ -67,6 +67,35 @@ def test_a_stray_measurement_is_not_believed(rng):
     assert abs(mean[0] - surface(rows[[7]])[0]) < 0.1
 
 
+def test_one_of_a_dozen_is_not_believed_though_it_widens_the_noise_that_is_learned(rng):
+    rows = rng.random((12, KNOBS + LOAD_COLUMNS))
+    rows[11] = rows[4]
+    values = surface(rows) + 0.005 * rng.standard_normal(12)
+    values[4] -= 0.5
+    model = Gaussian(KNOBS, PRIOR)
+    model.fit(rows, values, np.zeros(12))
+    mean, _ = model.predict(rows[[4]])
+    assert abs(mean[0] - values[11]) < 0.05
+
+
+def test_what_all_others_say_of_a_measurement_is_known(rng):
+    rows = rng.random((30, KNOBS + LOAD_COLUMNS))
+    values = surface(rows)
+    values[3] += 0.4
+    model = Gaussian(KNOBS, PRIOR)
+    model.fit(rows, values, np.zeros(30))
+    residuals, deviations = model.left_out()
+    assert int(np.argmax(residuals / deviations)) == 3
+    assert residuals[3] == pytest.approx(0.4, abs=3 * deviations[3])
+
+
+def test_repeats_that_agree_to_the_last_digit_leave_no_noise(rng):
+    rows = np.repeat(rng.random((5, KNOBS + LOAD_COLUMNS)), 4, axis=0)
+    model = Gaussian(KNOBS, PRIOR)
+    model.fit(rows, surface(rows), np.zeros(20))
+    assert model.noise < PRIOR.noise / 5
+
+
 def test_more_measurements_than_are_learned_from_all_count(rng):
     rows = rng.random((150, KNOBS + LOAD_COLUMNS))
     model = Gaussian(KNOBS, PRIOR)

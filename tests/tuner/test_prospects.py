@@ -1,0 +1,64 @@
+"""What measuring again is worth: nothing where all is sure, most where the choice hangs on it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.tuner.tables import candidates, measured
+from tritonc.compiler.candidate import Candidate
+from tritonc.schemas.measurement import Interval, Load, Measurement
+from tritonc.schemas.spec import Slo
+from tritonc.tuner.prospects import limit_gains
+from tritonc.tuner.search import CLOSED_LOADS, Search
+
+SLO = Slo(p99_latency_ms=25)
+
+
+def gains(kept: list[float], mean: list[float], deviation: float, noise: float) -> np.ndarray:
+    """Of a pair of worth 1 that may break its limit, and of one of worth 0.6 that keeps it."""
+    worth = np.array([1.0, 0.6]) * kept
+    return limit_gains(worth, np.array(kept), np.array(mean), np.full(2, deviation), np.full(2, noise))
+
+
+def test_where_the_choice_hangs_on_a_limit_measuring_again_pays():
+    open_question, other = gains([0.5, 1.0], [0.0, -0.5], 0.05, 0.02)
+    assert open_question > 0.1
+    assert other == pytest.approx(0, abs=1e-3)
+
+
+def test_noise_makes_it_pay_less_and_certainty_nothing():
+    sharp, dull = (gains([0.5, 1.0], [0.0, -0.5], 0.05, noise)[0] for noise in (0.01, 0.5))
+    assert 0 <= dull < sharp
+    assert gains([1.0, 1.0], [-0.3, -0.5], 0.01, 0.02).max() == pytest.approx(0, abs=1e-6)
+    assert gains([0.002, 1.0], [0.3, -0.5], 0.01, 0.02).max() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_best_pair_is_found_though_the_first_look_at_it_was_spoilt():
+    """One measurement in thirty is off by a factor of 1.4 to 2.3, and it may be that of the best pair."""
+    pairs = [(one, load) for one in candidates() for load in CLOSED_LOADS]
+    able = [pair for pair in pairs if measured(*pair).latency_ms["p99"].value <= 25]
+    best = max(able, key=lambda pair: measured(*pair).throughput.value)
+    asked: list[tuple[Candidate, Load]] = []
+
+    def shown(one: Candidate, load: Load) -> Measurement:
+        seen, factor = measured(one, load), 1.7 if (one, load) == best and best not in asked else 1.0
+        return seen.model_copy(
+            update={
+                "throughput": Interval(value=seen.throughput.value / factor),
+                "latency_ms": {n: Interval(value=v.value * factor) for n, v in seen.latency_ms.items()},
+            }
+        )
+
+    search = Search(candidates(), "throughput", SLO, seed=2)
+    for _ in range(40):
+        pair = search.ask()
+        assert pair is not None
+        search.tell(*pair, shown(*pair))
+        asked.append(pair)
+    found = search.recommend()
+    assert found is not None
+    true = measured(found.candidate, found.load)
+    assert true.latency_ms["p99"].value <= 25
+    assert true.throughput.value >= 0.95 * measured(*best).throughput.value
+    assert best in asked

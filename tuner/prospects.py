@@ -1,0 +1,261 @@
+"""What a model of the space says of (candidate, load) pairs: their worth, and what measuring one promises.
+
+A pair is worth its objective, counted only where it keeps the limits. Pure; imports scipy in functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tritonc.schemas.measurement import Measurement
+from tritonc.tuner.encoding import Table
+from tritonc.tuner.objective import SOFT_WEIGHT
+from tritonc.tuner.terms import Goals, Term
+
+if TYPE_CHECKING:
+    from tritonc.tuner.surrogate import Predicted, Surrogate
+
+Floats = npt.NDArray[np.float64]
+Aim = Callable[[Sequence[Floats]], Floats]
+"""One number out of the objectives, all logarithms, larger is better."""
+
+_FAR = 4.0  # standard deviations beyond which nothing is expected
+_FREEDOM = 5.0
+_DRAWS = 256  # of the model, to count what is to be gained; a power of two, for Sobol's sequence
+_MOST = 3.0  # a logarithm: nothing promises more than twenty times the best
+_OWN_SHARE = 0.5  # of the noise that is a pair's own and would be there again
+_HOPE = 0.01  # probability to keep the limits below which the least violating pair is the better choice
+_QUANTILES = np.array([NormalDist().inv_cdf(share / 64) for share in range(1, 64, 2)])
+"""Of the standard normal distribution, 32 of them evenly spread."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Standing:
+    """What pairs are worth as far as it is known, one number a pair.
+
+    Attributes:
+        objective: expected, as a logarithm, less what missing soft limits costs.
+        kept: the probability that all limits are kept.
+        excess: of the limit that is expected to be missed most: the logarithm of what it is about over it.
+    """
+
+    objective: Floats
+    kept: Floats
+    excess: Floats
+
+    @property
+    def best(self) -> int:
+        """The place of the pair to choose: worth most, or the least violating where none is likely to do."""
+        if self.kept.max() > _HOPE:
+            return int(np.argmax(self.objective + np.log(self.kept)))
+        return int(np.argmin(self.excess))
+
+    @property
+    def worth(self) -> Floats:
+        """Of each pair, relative to the best one's objective."""
+        return np.asarray(np.exp(self.objective - self.objective[self.best]) * self.kept)
+
+
+class Prospects:
+    """What a fitted surrogate says of pairs.
+
+    Args:
+        model: fitted to everything known.
+        goals: of the search.
+        draws: `student_draws` for the quantities of the goals.
+        aim: what to maximise.
+    """
+
+    def __init__(self, model: Surrogate, goals: Goals, draws: Floats, aim: Aim) -> None:
+        self._model = model
+        self._goals = goals
+        self._draws = draws
+        self._aim = aim
+
+    def standing(self, table: Table) -> Standing:
+        """What pairs are worth."""
+        predicted = self._model.predict(table)
+        excess = [_mean(term, table, predicted) for term in self._goals.limits.values()]
+        worst = np.max(excess, axis=0) if excess else np.full(len(table), -1.0)
+        kept = self._drawn(table, predicted)[1].mean(axis=0)
+        soft = [_mean(term, table, predicted) for term in self._goals.soft.values()]
+        objective = self._aim([_mean(term, table, predicted) for term in self._goals.axes]) - _soft_cost(soft)
+        return Standing(objective, np.maximum(kept, 0.5 / _DRAWS), worst)
+
+    def of_new(self, table: Table, best: float, worth: float) -> Floats:
+        """Expected gain of measuring pairs that never were.
+
+        Args:
+            table: the pairs.
+            best: the objective of the best known pair.
+            worth: of that pair, relative to its objective.
+        """
+        gains = np.zeros(len(table))
+        hopeful = np.flatnonzero(self._is_hopeful(table, best, worth)) if len(table) else gains
+        if len(hopeful):
+            some = table.at([int(place) for place in hopeful])
+            gains[hopeful] = self._gain(some, self._as_measured(some), best, worth)
+        return gains
+
+    def of_limits(self, table: Table, standing: Standing) -> Floats:
+        """Expected gain of measuring known pairs once more, to learn whether they keep the limits.
+
+        The expected worth of the best choice then, less that of the best choice now (the knowledge gradient;
+        Frazier, Powell and Dayanik, "A knowledge-gradient policy for sequential information collection",
+        2008). Each pair is taken to be about the limit that it keeps least surely.
+        """
+        limits = self._goals.limits.values()
+        if not limits:
+            return np.zeros(len(table))
+        predicted, noise = self._model.predict(table), self._model.noise
+        means = np.array([_mean(term, table, predicted) for term in limits])
+        deviations = np.array([_deviation(term, predicted) for term in limits])
+        noises = np.array(
+            [math.hypot(*(w * noise[name] for name, w in term.weights.items())) for term in limits]
+        )
+        decisive = np.argmax(means / deviations, axis=0)
+        rows = np.arange(len(table))
+        return limit_gains(
+            standing.worth, standing.kept, means[decisive, rows], deviations[decisive, rows], noises[decisive]
+        )
+
+    def of_doubts(self, table: Table, measured: Sequence[Measurement], best: float, worth: float) -> Floats:
+        """Expected gain of measuring pairs again because what was seen of them may be off.
+
+        What all others say of a pair, times the probability that its own measurement means nothing.
+
+        Args:
+            table: a row for each measurement that the model is fitted to.
+            measured: these.
+            best: the objective of the best known pair.
+            worth: of that pair, relative to its objective.
+        """
+        others, off = self._model.left_out(table, measured)
+        return self._gain(table, others, best, worth) * off
+
+    def _gain(self, table: Table, predicted: Predicted, best: float, worth: float) -> Floats:
+        objective, kept = self._drawn(table, predicted)
+        drawn = np.where(kept, np.exp(np.minimum(objective - best, _MOST)), 0.0)
+        return np.asarray(np.maximum(0.0, drawn - worth).mean(axis=0))
+
+    def _is_hopeful(self, table: Table, best: float, worth: float) -> npt.NDArray[np.bool_]:
+        """Pairs that could keep every limit and be worth more, each taken four standard deviations well."""
+        from tritonc.tuner.surrogate import level_of
+
+        predicted, noise = self._model.predict(table), self._model.noise
+
+        def best_case(term: Term, sign: float) -> Floats:
+            total = level_of(term, table)
+            for name, weight in term.weights.items():
+                mean, deviation = predicted[name]
+                spread = np.sqrt(deviation**2 + noise[name] ** 2)
+                total = total + weight * mean + sign * _FAR * abs(weight) * spread
+            return total
+
+        soft = [best_case(term, -1.0) for term in self._goals.soft.values()]
+        objective = self._aim([best_case(term, 1.0) for term in self._goals.axes])
+        hopeful = objective - _soft_cost(soft) - best > math.log(max(worth, 1e-12))
+        for term in self._goals.limits.values():
+            hopeful &= best_case(term, -1.0) <= 0
+        return np.asarray(hopeful)
+
+    def _as_measured(self, table: Table) -> Predicted:
+        """What a measurement of each pair would show: the noise that is a pair's own would be there again."""
+        noise = self._model.noise
+        return {
+            name: (mean, np.sqrt(deviation**2 + _OWN_SHARE * noise[name] ** 2))
+            for name, (mean, deviation) in self._model.predict(table).items()
+        }
+
+    def _drawn(self, table: Table, predicted: Predicted) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """What pairs (columns) are worth, and whether they keep all limits, in draws of the model (rows).
+
+        Args:
+            table: the pairs.
+            predicted: mean and deviation of every quantity at the pairs.
+        """
+        from tritonc.tuner.surrogate import level_of
+
+        quantities = {
+            name: mean + deviation * draws[:, None]
+            for (name, (mean, deviation)), draws in zip(predicted.items(), self._draws.T, strict=True)
+        }
+
+        def valued(term: Term) -> Floats:
+            total: Floats = np.broadcast_to(level_of(term, table), (_DRAWS, len(table)))
+            for name, weight in term.weights.items():
+                total = total + weight * quantities[name]
+            return total
+
+        kept = np.ones((_DRAWS, len(table)), bool)
+        for term in self._goals.limits.values():
+            kept &= valued(term) <= 0
+        soft = [valued(term) for term in self._goals.soft.values()]
+        return self._aim([valued(term) for term in self._goals.axes]) - _soft_cost(soft), kept
+
+
+def axis_means(model: Surrogate, goals: Goals, table: Table) -> Floats:
+    """The expected objectives of pairs, a row each."""
+    predicted = model.predict(table)
+    return np.column_stack([_mean(term, table, predicted) for term in goals.axes])
+
+
+def limit_gains(worth: Floats, kept: Floats, mean: Floats, deviation: Floats, noise: Floats) -> Floats:
+    """The knowledge gradient of `Prospects.of_limits`, one number a pair, with the other pairs as they are.
+
+    Args:
+        worth: of each pair, its probability to keep the limits included.
+        kept: that probability.
+        mean: expected logarithm of what the limit is about over the limit.
+        deviation: how surely that is known.
+        noise: of one measurement of it.
+    """
+    from scipy.special import ndtr
+
+    order = np.argsort(worth)[::-1]
+    best = worth[order[0]]
+    second = worth[order[1]] if len(worth) > 1 else 0.0
+    others = np.where(np.arange(len(worth)) == order[0], second, best)
+    learned = deviation**2 / (deviation**2 + noise**2)
+    then = mean + deviation * np.sqrt(learned) * _QUANTILES[:, None]
+    kept_then = ndtr(-then / np.maximum(1e-9, deviation * np.sqrt(1 - learned)))
+    gains = np.maximum(worth / kept * kept_then, others).mean(axis=0) - best
+    return np.asarray(np.maximum(0.0, gains))
+
+
+def student_draws(quantities: int, seed: int) -> Floats:
+    """Draws of Student's t, one column a quantity, from a scrambled Sobol sequence.
+
+    A Gaussian process whose variances are estimated is Student's t; with few measurements its tails matter.
+    """
+    from scipy.special import stdtrit
+    from scipy.stats import qmc
+
+    points = qmc.Sobol(quantities, seed=seed).random(_DRAWS)
+    return np.asarray(stdtrit(_FREEDOM, np.clip(points, 1e-6, 1 - 1e-6)))
+
+
+def _mean(term: Term, table: Table, predicted: Mapping[str, tuple[Floats, Floats]]) -> Floats:
+    """What a term is expected to be at pairs."""
+    from tritonc.tuner.surrogate import level_of
+
+    parts = [weight * predicted[name][0] for name, weight in term.weights.items()]
+    return np.asarray(level_of(term, table) + np.sum(parts, axis=0))
+
+
+def _deviation(term: Term, predicted: Mapping[str, tuple[Floats, Floats]]) -> Floats:
+    """The standard deviation of that."""
+    parts = np.array([weight * predicted[name][1] for name, weight in term.weights.items()])
+    return np.asarray(np.sqrt((parts**2).sum(axis=0)))
+
+
+def _soft_cost(excesses: Sequence[Floats]) -> Floats | float:
+    """What soft limits that are missed cost, given the logarithms of measured over limit."""
+    return SOFT_WEIGHT * sum(np.maximum(0.0, excess) for excess in excesses)
