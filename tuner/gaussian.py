@@ -224,6 +224,7 @@ class Gaussian:
     def __init__(self, knobs: int, prior: Prior) -> None:
         self._expected = Structured(knobs, prior)
         self._fitted: _WithPriors | None = None
+        self._stray = np.zeros(0, bool)
 
     def fit(self, rows: Floats, values: Floats, variances: Floats) -> None:
         """Takes in all measurements; the same ones give the same model, whatever it was fitted to before.
@@ -234,10 +235,12 @@ class Gaussian:
             variances: what is known about the noise of each, beside what is learned.
         """
         with _LIBRARIES.limit(limits=1):
-            self._fitted = self._believed(rows, values, variances)
+            self._fitted, self._stray = self._believed(rows, values, variances)
 
-    def _believed(self, rows: Floats, values: Floats, variances: Floats) -> _WithPriors:
-        """All measurements taken in, but for those that are more likely off than not."""
+    def _believed(
+        self, rows: Floats, values: Floats, variances: Floats
+    ) -> tuple[_WithPriors, npt.NDArray[np.bool_]]:
+        """A model of all measurements, and which of them are more likely off than not and hardly count."""
         model = self._learned(rows, values, variances)
         stray = np.zeros(len(values), bool)
         while (suspect := _suspect(model, stray)) is not None:
@@ -247,7 +250,7 @@ class Gaussian:
             if gained + math.log(STRAY_ODDS) < 0:
                 break
             model, stray = other, doubted
-        return model
+        return model, stray
 
     def _learned(self, rows: Floats, values: Floats, variances: Floats) -> _WithPriors:
         """Hyperparameters from at most `_LEARN_FROM` measurements, then all of them taken in."""
@@ -278,7 +281,8 @@ class Gaussian:
         a Gaussian process (Rasmussen and Williams, "Gaussian Processes for Machine Learning", 5.12).
         """
         assert self._fitted is not None
-        return _left_out(self._fitted)
+        residuals, deviations = _left_out(self._fitted)
+        return residuals, np.sqrt(deviations**2 - STRAY_VARIANCE * self._stray)
 
     @property
     def noise(self) -> float:

@@ -87,6 +87,7 @@ def test_what_all_others_say_of_a_measurement_is_known(rng):
     residuals, deviations = model.left_out()
     assert int(np.argmax(residuals / deviations)) == 3
     assert residuals[3] == pytest.approx(0.4, abs=3 * deviations[3])
+    assert deviations[3] < 0.15
 
 
 def test_repeats_that_agree_to_the_last_digit_leave_no_noise(rng):
