@@ -34,6 +34,10 @@ def _evidence(what: str, selection: Selection, decision: Decision) -> Iterator[s
     if not selection.slo_met:
         kept = "the configuration before" if selection.result else "the baseline"
         yield f"{what}: {kept}, kept because nothing met the SLO ({measured})"
+    elif decision.choice == "picked":
+        yield f"{what}: picked by a person from a front of {len(decision.front)} ({measured})"
+    elif decision.choice == "knee":
+        yield f"{what}: the knee of a front of {len(decision.front)} ({measured})"
     elif decision.improved:
         yield f"{what}: the best of {measured}"
     else:

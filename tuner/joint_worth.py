@@ -11,6 +11,7 @@ from tritonc.schemas.measurement import ClosedLoad, Interval, Load, Measurement
 from tritonc.tuner.joint_measurement import Together, members_in
 from tritonc.tuner.measure import Bench
 from tritonc.tuner.measuring import StandMeasuring
+from tritonc.tuner.objective import weights_of
 from tritonc.tuner.race import is_mendable
 from tritonc.tuner.sample import Sample
 
@@ -70,6 +71,11 @@ class Members:
 
     def __getitem__(self, model: str) -> Member:
         return self.by_model[model]
+
+    @property
+    def weigh_memory(self) -> bool:
+        """Whether memory is an objective of one of them."""
+        return any("memory" in weights_of(member.bench.objective) for member in self.by_model.values())
 
     def pooled(self, samples: Sequence[Samples], load: Load = JOINT_LOAD) -> Together:
         """Samples of all members at once, under the same loads, as one Measurement."""

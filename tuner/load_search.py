@@ -33,13 +33,14 @@ PRECISION = 0.05
 """Half of the 95% interval of the throughput that decides, relative to it: no window is added below that."""
 MOST_WINDOWS = 2
 """Of one load in one visit. Visits differ as much as windows do (`statistics.VISIT`), so more of them narrow
-the interval by little; the search comes back to what matters, and the confirmation visits it often."""
+the interval by little; the confirmation visits what matters often."""
 HOPELESS = 0.85
-"""A candidate whose capacity, taken one standard error well, is below this share of the best one's, taken one
-badly, is left (design/search.md, "Cut early"). Its model keeps what was seen, and may come back to it."""
+"""A candidate that surely breaks a limit at a load below which, taken one standard error well, it does less
+than this share of what the best one does, taken one badly, is left (design/search.md, "Cut early")."""
 
 _NEAR = 0.1  # a load this close to the limit is measured twice before it is believed
 _FAR = 0.25  # a latency this far beyond its limit is believed at once (design/search.md, "Cut early")
+_AFAR = 1.6  # two levels farther apart than this say little about what is between them
 _SLACK = 1.1  # throughput falls a little far above saturation (fact 6), and one window may be off
 _NORMAL = 1.96  # standard errors in half of a 95% interval
 _STRAY = 1.4  # p99 over average is nearly constant within a model (fact 3): beyond that it is noise
@@ -264,9 +265,19 @@ class LoadSearch:
         return deciding.level if is_wide and self._seeks_capacity else None
 
     def _is_beaten(self) -> bool:
-        """Whether the incumbent is better: more windows would hardly change that."""
+        """Whether the incumbent is better: more windows would hardly change that.
+
+        Unknown as long as the end of the limits was not seen, or only from afar: latency hardly rises below
+        saturation and steeply above it, so that it may be farther than a straight line says.
+        """
         capacity = self.capacity()
-        if self._incumbent is None or capacity is None:
+        if self._incumbent is None or capacity is None or capacity.high is None:
+            return False
+        points = self._ascending()
+        below, above = Curve(points).bracket
+        if above is None and points[-1].level < self._ceiling:
+            return False
+        if below is not None and above is not None and points[above].level > _AFAR * points[below].level:
             return False
         return _at_most(capacity) < _at_least(self._incumbent)
 

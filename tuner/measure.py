@@ -337,6 +337,8 @@ class _Trial:
             return noise
         if noise is not None:
             search.tell(best, pooled(samples[best], noise))
+            decides = search.best()  # they may have shown that it breaks the limits after all
+            best = decides if decides in samples else best
         else:
             noise = noise_floor(
                 [window for each in samples[best] for window in each.windows], self.known.noise

@@ -26,7 +26,7 @@ from tritonc.schemas.spec import Slo
 from tritonc.tuner.measure import Capacity
 from tritonc.tuner.objective import Objective
 from tritonc.tuner.points import starting_points
-from tritonc.tuner.search import CLOSED_LOADS, Loads, Observation, Search, promises_little
+from tritonc.tuner.search import CLOSED_LOADS, PATIENCE, Loads, Observation, Search, promises_little
 
 if TYPE_CHECKING:
     import optuna
@@ -175,8 +175,10 @@ class OptunaSearch:
         if isinstance(trial.outcome, Failure):
             self._model.tell(trial.candidate, self._model.loads_for(trial.candidate)[0], trial.outcome)
             return
+        kind = self._model.loads_for(trial.candidate)[0].kind
         for step in trial.outcome.steps:
-            self._model.tell(trial.candidate, step.load, step)
+            if step.load.kind == kind:  # the baseline's step of one client is no open load
+                self._model.tell(trial.candidate, step.load, step)
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -258,6 +260,9 @@ class OptunaSearch:
             raise LookupError(f"{candidate.id} was not measured")
         if self._model is not None:
             self._model.forget(candidate)
+        with _optuna(self._path):
+            for mark in ("decided", "logged"):
+                self._study.set_user_attr(mark, None)
         self._opened(candidate, frozenset(), before.origin, None)
 
     def _opened(
@@ -344,7 +349,7 @@ def observations_in(storage: Path, model: str, target: str, *, but: str) -> tupl
         storage: of the studies; there may be none.
         model: a study of it counts.
         target: a study on it counts.
-        but: the study that is not another one.
+        but: the study that is not another one; nor are those that `--fresh` put it in the place of.
 
     Raises:
         SetupError: it cannot be read.
@@ -356,10 +361,11 @@ def observations_in(storage: Path, model: str, target: str, *, but: str) -> tupl
         return ()
     with _optuna(storage):
         for name in optuna.get_all_study_names(_storage(storage)):
-            about = name.split(" #")[0].rpartition(" ")[0]
+            base = name.split(" #")[0]
+            about = base.rpartition(" ")[0]
             is_joint = BETWEEN_MODELS in about  # its knobs have other names
             is_near = about.startswith(f"{model} ") or about.endswith(f" {target}")
-            if name != but and is_near and not is_joint:
+            if base != but.split(" #")[0] and is_near and not is_joint:
                 study = optuna.load_study(study_name=name, storage=_storage(storage))
                 found += _observed(study, f"{about} {name}")
     return tuple(found)
@@ -461,9 +467,12 @@ def _promises(study: optuna.Study) -> list[float]:
 
 
 def _promised(promise: float | None, outcome: Outcome) -> list[float]:
-    """What a trial's ask promised, once for each load that it measured: patience counts measured runs."""
+    """What a trial's ask promised, twice where it measured several loads: patience counts measured runs.
+
+    No more often than that, so that a single ask does not end a search.
+    """
     runs = len(outcome.steps) if isinstance(outcome, Capacity) else 1
-    return [] if promise is None else [promise] * runs
+    return [] if promise is None else [promise] * min(runs, PATIENCE // 2)
 
 
 def _close(trial: optuna.Trial, outcome: Outcome) -> None:

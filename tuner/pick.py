@@ -15,8 +15,8 @@ def picked(
     configuration: str,
     path: Path,
     *,
-    models: Sequence[str] = (),
-    targets: Sequence[str] = (),
+    models: Sequence[str],
+    targets: Sequence[str],
 ) -> Decision:
     """The decision with another configuration of its front chosen.
 
@@ -24,8 +24,8 @@ def picked(
         lock: None where there is none.
         configuration: id of a configuration on a front.
         path: of the lock, for messages.
-        models: only fronts of these; all if empty.
-        targets: only fronts of these; all if empty.
+        models: only fronts of these.
+        targets: only fronts of these.
 
     Raises:
         LockError: there is no front to pick from.
@@ -34,9 +34,7 @@ def picked(
     fronts = [
         decision
         for decision in (lock.decisions if lock else ())
-        if decision.front
-        and (not models or decision.model in models)
-        and (not targets or decision.target in targets)
+        if decision.front and decision.model in models and decision.target in targets
     ]
     if not fronts:
         raise LockError(

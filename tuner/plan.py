@@ -92,8 +92,9 @@ def plan_of(
     """
     machine = machine or this_machine()
     spec = project.spec
-    _require_known("--model", models, spec.models)
-    _require_known("--target", targets, spec.targets)
+    models, targets = tuple(dict.fromkeys(models)), tuple(dict.fromkeys(targets))
+    require_known("--model", models, spec.models)
+    require_known("--target", targets, spec.targets)
     groups = [group for group in spec.together if set(group) & set(models or group)]
     _require_whole(groups, models)
     _require_search(groups, settings.sampler)
@@ -174,7 +175,12 @@ def _require_search(groups: Sequence[Mapping[str, float]], sampler: SamplerName)
         raise InputErrors([TritoncError(what, hint)])
 
 
-def _require_known(option: str, names: Sequence[str], known: Mapping[str, object]) -> None:
+def require_known(option: str, names: Sequence[str], known: Mapping[str, object]) -> None:
+    """Refuses names that an option was given and the spec does not have.
+
+    Raises:
+        InputErrors: one for each, with a guess at what was meant.
+    """
     wrong = [name for name in names if name not in known]
     if wrong:
         kind = option.removeprefix("--")

@@ -29,6 +29,7 @@ Aim = Callable[[Sequence[Floats]], Floats]
 _FAR = 4.0  # standard deviations beyond which nothing is expected
 _FREEDOM = 5.0
 _DRAWS = 256  # of the model, to count what is to be gained; a power of two, for Sobol's sequence
+_AT_ONCE = 4000  # pairs that draws are made for: of each they take 9 kB
 _MOST = 3.0  # a logarithm: nothing promises more than twenty times the best
 _OWN_SHARE = 0.5  # of the noise that is a pair's own and would be there again
 _HOPE = 0.01  # probability to keep the limits below which the least violating pair is the better choice
@@ -98,10 +99,11 @@ class Prospects:
             worth: of that pair, relative to its objective.
         """
         gains = np.zeros(len(table))
-        hopeful = np.flatnonzero(self._is_hopeful(table, best, worth)) if len(table) else gains
-        if len(hopeful):
-            some = table.at([int(place) for place in hopeful])
-            gains[hopeful] = self._gain(some, self._as_measured(some), best, worth)
+        hopeful = np.flatnonzero(self._is_hopeful(table, best, worth)) if len(table) else np.empty(0, np.intp)
+        for begin in range(0, len(hopeful), _AT_ONCE):
+            places = hopeful[begin : begin + _AT_ONCE]
+            some = table.at([int(place) for place in places])
+            gains[places] = self._gain(some, self._as_measured(some), best, worth)
         return gains
 
     def of_limits(self, table: Table, standing: Standing) -> Floats:

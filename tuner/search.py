@@ -147,7 +147,8 @@ class Search:
         self._promises: list[float] = []
         self._surrogate: Surrogate | None = None
         self._fitted: int | None = None
-        self._sources = _sources(self._encoding, tuple(history))
+        alike = [each for each in history if (each.load.kind == "closed") == closed]
+        self._sources = _sources(self._encoding, alike)
         self._all_categories = set[Category]().union(*map(_categories, candidates))
 
     @property

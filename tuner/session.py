@@ -20,6 +20,7 @@ from tritonc.tuner.reference import REQUESTS, ReferenceWatch
 
 MOST_AGAIN = 10
 """Trials that are measured again at most after a change of the machine: the best ones, which matter."""
+_NO_CHANGE = 1.0
 _LOOK_S = 3.0
 """A look at the reference without loading it, until one was taken."""
 
@@ -80,23 +81,26 @@ class Session(Generic[Sample]):
         if not self._watch.is_due:
             return
         started = self.clock()
-        change = self._change(self._watch)
-        if change is not None:
-            again = self._change(self._watch)
-            change = again if again is not None and (again > 1) == (change > 1) else None
-        self._watch.looked(self.clock() - started)
-        if change is not None:
+        watch = self._watch
+        change = self._change(watch)
+        if change is not None and change != _NO_CHANGE:
+            again = self._change(watch)
+            change = again if again is not None and (again - 1) * (change - 1) > 0 else None
+        watch.looked(self.clock() - started)
+        if change is None:
+            return
+        if change != _NO_CHANGE:
             self._measure_again(change, deadline)
         self._sound = len(self.search.trials)
 
     def _change(self, watch: ReferenceWatch) -> float | None:
-        """What one look at the reference says about the machine."""
+        """What one look at the reference says about the machine's speed, over that before; None: nothing."""
         sample = self.measuring.sample(self.search.space.baseline, watch.reference.load, REQUESTS)
         if isinstance(sample, Failure):
             what = f"{sample.reason}: {sample.detail}"
             self.observer(Warned(f"the baseline could not be looked at again: {what}"))
             return None
-        return watch.change(self.measuring.pooled([sample]))
+        return watch.change(self.measuring.pooled([sample])) or _NO_CHANGE
 
     def _measure_again(self, speed: float, deadline: float) -> None:
         """Trials since the last sound look, the baseline and the best: what was measured stands till then."""

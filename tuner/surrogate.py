@@ -181,7 +181,7 @@ def works(fine: Sequence[bool], rows: Floats, wanted: Floats) -> Floats:
         rows: their columns.
         wanted: columns of those to be judged.
     """
-    if all(fine):
+    if all(fine) or not len(wanted):
         return np.ones(len(wanted))
     from sklearn.linear_model import LogisticRegression
 
@@ -206,7 +206,12 @@ def quantity(name: str, measured: Measurement) -> tuple[float, float]:
 
 
 def _variance(interval: Interval) -> float:
-    """Of the logarithm, from a two-sided 95% interval; 0 where it is open."""
-    if not interval.low or not interval.high or interval.high <= interval.low:
+    """Of the logarithm, from a two-sided 95% interval; 0 where nothing is known of it.
+
+    An end that the sample is too small for is taken to be twice as far away as the other one.
+    """
+    if not interval.low or interval.value <= interval.low:
         return 0.0
-    return (math.log(interval.high / interval.low) / 3.92) ** 2
+    below = math.log(interval.value / interval.low)
+    above = math.log(interval.high / interval.value) if interval.high is not None else 2 * below
+    return ((below + above) / 3.92) ** 2

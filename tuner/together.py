@@ -106,7 +106,7 @@ class TogetherMeasuring:
         measured = {one: seen for one, seen in known.items() if seen is not None and seen.memory_bytes}
         memory = sum(seen.memory_bytes or 0 for seen in measured.values())
         self._alone = {}
-        if len(measured) < max(2, len(known)):
+        if len(measured) < max(2, len(known)) or self._members.weigh_memory:
             return
         if not self._stand.has_room_for(next(iter(known)).target, memory):
             return
@@ -122,6 +122,16 @@ class TogetherMeasuring:
         """Windows in which every member completes `requests` requests at least, after one to warm up."""
         visits = self._visits_at(candidate, load)
         self._last = (candidate, load)
+        found = self._try_sample(candidate, visits, requests)
+        if isinstance(found, Failure) and found.reason in SERVER_GONE:
+            found = self._try_sample(candidate, visits, requests)  # somebody else may have ended it
+        if isinstance(found, Failure):
+            return found
+        visits.samples.append(found)
+        return JointSample(load, found)
+
+    def _try_sample(self, candidate: Candidate, visits: Visits, requests: int) -> Samples | Failure:
+        """Windows of all members with what they took to load, and the memory that they have."""
         try:
             found = self._sampled(candidate, visits, requests)
         except ServerFailure as err:
@@ -129,19 +139,18 @@ class TogetherMeasuring:
         if isinstance(found, Failure):
             self._stand.recover(found)
             return found
-        if candidate in self._alone:
-            seen = self._alone[candidate]
-            found = {
-                model: replace(
-                    each,
-                    memory_bytes=seen.memory_bytes or 0,
-                    gpu_memory_bytes=seen.gpu_memory_bytes,
-                    load_s=seen.load_s,
-                )
-                for model, each in found.items()
-            }
-        visits.samples.append(found)
-        return JointSample(load, found)
+        alone = self._alone.get(candidate)
+        if alone is None:
+            return {model: replace(each, load_s=self._loaded_s) for model, each in found.items()}
+        return {
+            model: replace(
+                each,
+                memory_bytes=alone.memory_bytes or 0,
+                gpu_memory_bytes=alone.gpu_memory_bytes,
+                load_s=alone.load_s,
+            )
+            for model, each in found.items()
+        }
 
     def pooled(self, samples: Sequence[JointSample]) -> Together:
         """All samples of a candidate under the same loads as one Measurement."""

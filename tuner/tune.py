@@ -25,7 +25,7 @@ from tritonc.tuner.job import Job, lock_to_extend, measured_with, study_of
 from tritonc.tuner.objective import Objective
 from tritonc.tuner.optuna_search import Trial, finished_trials, study_names
 from tritonc.tuner.pick import picked
-from tritonc.tuner.plan import Plan, Settings, Task
+from tritonc.tuner.plan import Plan, Settings, Task, require_known
 from tritonc.tuner.tracking import Tracking
 
 STATE_FOLDER = ".tritonc"
@@ -151,16 +151,21 @@ def pick(
     Args:
         project: its lock has the front.
         configuration: id of a configuration on the front.
-        models: only fronts of these; all if empty.
-        targets: only fronts of these; all if empty.
+        models: only fronts of these; all of the spec if empty.
+        targets: only fronts of these; all of the spec if empty.
         tracking_uri: of an MLflow server; None for the project's own database.
 
     Raises:
-        InputErrors: there is no such configuration, or the evidence is stale: nothing is changed then.
+        InputErrors: there is no such configuration, model or target, or the evidence is stale: nothing is
+            changed then.
         LockError: the lock cannot be read, is that of another spec, or holds no front.
         SetupError: a tune runs in this project, or the disk is full.
         OutputError: the output folder holds files that tritonc did not write.
     """
+    require_tune_extra()
+    spec = project.spec
+    require_known("--model", models, spec.models)
+    require_known("--target", targets, spec.targets)
     state, out, path = (
         project.folder.resolve() / STATE_FOLDER,
         project.folder / "build",
@@ -169,7 +174,13 @@ def pick(
     with _alone_in(state):
         lock = read_lock(path)
         check_lock(project, lock)
-        decision = picked(lock, configuration, path, models=models, targets=targets)
+        decision = picked(
+            lock,
+            configuration,
+            path,
+            models=models or tuple(spec.models),
+            targets=targets or tuple(spec.targets),
+        )
         lock = lock_to_extend(project).with_decision(decision)
         repositories = compile_targets(project, lock, project.spec.targets)
         require_writable(repositories, project.spec.name, out)

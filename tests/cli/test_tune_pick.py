@@ -44,8 +44,12 @@ def p(project: Any) -> ProjectFolder:
 
 
 def member(folder: ProjectFolder, count: int) -> Candidate:
-    space = space_for(open_project(folder.path("spec.yaml")), "mlp", "cpu")
-    return Candidate.of("mlp", "cpu", {**space.baseline.values, "instance_count": count})
+    return member_of(folder, "mlp", count)
+
+
+def member_of(folder: ProjectFolder, model: str, count: int) -> Candidate:
+    space = space_for(open_project(folder.path("spec.yaml")), model, "cpu")
+    return Candidate.of(model, "cpu", {**space.baseline.values, "instance_count": count})
 
 
 def test_what_is_picked_is_locked_and_built(p: ProjectFolder):
@@ -56,7 +60,9 @@ def test_what_is_picked_is_locked_and_built(p: ProjectFolder):
     assert (shown["choice"], shown["reason"]) == ("picked", "it was picked from the front")
     [held] = read_lock(p.path("spec.lock.yaml")).decisions
     assert (held.chosen.configuration.id, held.choice, len(held.front)) == (wanted.id, "picked", 3)
-    assert "count: 1" in p.path("build/cpu/mlp/config.pbtxt").read_text()
+    config = p.path("build/cpu/mlp/config.pbtxt").read_text()
+    assert "count: 1" in config
+    assert ": picked by a person from a front of 3 (" in config
     assert p.run("build", "--check").exit_code == 0
 
 
@@ -93,3 +99,30 @@ def test_without_a_front_there_is_nothing_to_pick(p: ProjectFolder):
     done = p.run("tune", "--pick", "0123456789")
     assert done.exit_code == 2
     assert "spec.lock.yaml: there is no front to pick from; write objective: {pareto: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--dry-run",), "--pick measures nothing: leave --dry-run out"),
+        (("--engine", "local"), "--pick measures nothing: leave --engine out"),
+        (("--seed", "0"), "--pick measures nothing: leave --seed out"),
+        (("--model", "mpl"), 'the spec has no model "mpl"'),
+        (("--target", "gpu"), 'the spec has no target "gpu"'),
+    ],
+)
+def test_options_that_make_no_sense_beside_it_change_nothing(
+    p: ProjectFolder, options: tuple[str, ...], said: str
+):
+    before = p.path("spec.lock.yaml").read_bytes()
+    done = p.run("tune", "--pick", member(p, 1).id, *options)
+    assert (done.exit_code, p.path("spec.lock.yaml").read_bytes()) == (2, before), done.stderr
+    assert said in done.stderr
+    assert not p.path("build").exists()
+
+
+def test_the_front_of_a_model_that_the_spec_has_no_more_is_not_picked_from(p: ProjectFolder):
+    p.write("spec.yaml", SPEC.replace("mlp:", "other:"))
+    done = p.run("tune", "--pick", member_of(p, "other", 1).id)
+    assert done.exit_code == 2
+    assert "there is no front to pick from" in done.stderr

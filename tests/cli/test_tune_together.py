@@ -74,12 +74,22 @@ def test_a_grid_of_combinations_is_refused(p: ProjectFolder):
 
 @pytest.mark.triton
 @pytest.mark.slow
-def test_both_get_a_decision_from_one_study_and_nothing_is_measured_again(p: ProjectFolder):
-    first = p.run("tune", "--trials", "2", "--output", "json")
-    assert first.exit_code == 0, first.stderr
-    assert "a+b on cpu: 4 candidates, 2 trials" in first.stderr
-    decisions = json.loads(first.stdout)["decisions"]
+def test_both_get_a_decision_from_one_study_that_goes_on_where_it_was_interrupted(p: ProjectFolder):
+    with running(p, "--trials", "2") as tune:
+        tune.wait_for(lambda line: line.startswith("a+b on cpu"), timeout_s=240)
+        tune.wait_for(lambda line: line.startswith("trial 1/"), timeout_s=120)
+        tune.process.send_signal(signal.SIGINT)
+        assert tune.end() == 130
+    assert_all_gone(p.folder)
+    assert not p.path("spec.lock.yaml").exists()
+
+    done = p.run("tune", "--trials", "2", "--output", "json")
+    assert done.exit_code == 0, done.stderr
+    assert "a+b on cpu: 4 candidates, 2 trials" in done.stderr
+    assert "1 trials were finished before, 1 are to come" in done.stderr
+    decisions = json.loads(done.stdout)["decisions"]
     assert [each["together"] for each in decisions] == [["a", "b"], ["a", "b"]]
+    assert all("(measured together: a, b)" in each["reason"] for each in decisions)
     assert all(each["chosen"]["measurement"]["load"]["kind"] == "closed" for each in decisions)
     lock = read_lock(p.path("spec.lock.yaml"))
     assert lock is not None
@@ -98,19 +108,3 @@ def test_both_get_a_decision_from_one_study_and_nothing_is_measured_again(p: Pro
     stale = p.run("build")
     assert stale.exit_code == 2
     assert "the evidence is stale" in stale.stderr
-
-
-@pytest.mark.triton
-@pytest.mark.slow
-def test_interrupted_while_both_are_under_load_nothing_is_left_and_it_goes_on(p: ProjectFolder):
-    with running(p, "--trials", "2") as tune:
-        tune.wait_for(lambda line: line.startswith("a+b on cpu"), timeout_s=240)
-        tune.wait_for(lambda line: line.startswith("trial 1/"), timeout_s=120)
-        tune.process.send_signal(signal.SIGINT)
-        assert tune.end() == 130
-    assert_all_gone(p.folder)
-    assert not p.path("spec.lock.yaml").exists()
-    again = p.run("tune", "--trials", "2")
-    assert again.exit_code == 0, again.stderr
-    assert "1 trials were finished before, 1 are to come" in again.stderr
-    assert "(measured together: a, b)" in again.stdout.replace("\n", " ")

@@ -289,11 +289,31 @@ def test_a_candidate_that_may_be_better_is_not_left() -> None:
     assert curve(best)[0] == pytest.approx(1000)
 
 
-def test_an_open_load_below_the_best_whose_limit_is_near_ends_the_search() -> None:
+def test_a_low_first_load_is_not_held_against_a_candidate() -> None:
+    """Below saturation latency hardly rises with load: how far the limit is cannot be told from there."""
+    incumbent = Interval(value=60, low=58, high=62)
+    workload, limit = OpenWorkload(arrival="poisson", rate=10, max_rate=160), Slo(p99_latency_ms=50)
+    search = LoadSearch(workload, limit, "throughput", incumbent=incumbent, first=OpenLoad(rate=90))
+    run(search, station(1.4, 14), NOISE)  # 100 a second
+    best = search.best()
+    assert isinstance(best, OpenLoad)
+    assert best.rate > 60
+    clients = LoadSearch(
+        ClosedWorkload(),
+        Slo(p99_latency_ms=26),
+        "throughput",
+        incumbent=Interval(value=200, low=190, high=210),
+        first=ClosedLoad(concurrency=2),
+    )
+    run(clients, station(8, 20), NOISE)  # 100 a second with two clients, 400 with eight
+    assert clients.best() == ClosedLoad(concurrency=8)
+
+
+def test_an_open_load_below_the_best_ends_the_search_where_its_limit_was_seen() -> None:
     workload, limit = OpenWorkload(arrival="poisson", rate=75), Slo(p99_latency_ms=80)
     guess = OpenLoad(rate=300)
     search = LoadSearch(workload, limit, "throughput", incumbent=BEST, first=guess)
-    assert len(run(search, station(1, 10))) == 1
+    assert run(search, station(1, 10)) == [OpenLoad(rate=75), guess]
     assert search.best() == OpenLoad(rate=75)
 
 

@@ -11,13 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.tuner.spaces import capacity, outcome_of, small_space, throughput_of
+from tests.tuner.spaces import capacity, measurement, outcome_of, small_space, throughput_of
 from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.errors import SetupError
-from tritonc.schemas.measurement import Failure
+from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, OpenLoad
 from tritonc.schemas.spec import Slo
-from tritonc.tuner.optuna_search import Goal, OptunaSearch, finished_trials, observations_in, study_names
-from tritonc.tuner.search import CLOSED_LOADS
+from tritonc.tuner.optuna_search import (
+    Goal,
+    OptunaSearch,
+    _promised,
+    finished_trials,
+    observations_in,
+    study_names,
+)
+from tritonc.tuner.search import CLOSED_LOADS, PATIENCE
 
 SPACE = small_space()
 CRASH = Failure(reason="server_crashed", detail="signal 11")
@@ -100,6 +107,41 @@ def test_later_generations_of_a_study_count_for_their_target_too(tmp_path: Path)
     run(opened(storage=storage, study="other grid on cpu 0123456789ab", sampler="random"), 3)
     run(opened(storage=storage, study="other on gpu 0123456789ab", sampler="random"), 3)
     assert len(observations_in(storage, "mlp", "cpu", but="mlp on cpu 0123456789ab")) == 12
+
+
+def test_what_a_fresh_study_takes_the_place_of_is_not_where_it_begins(tmp_path: Path):
+    storage = tmp_path / "optuna.db"
+    run(opened(storage=storage, study="mlp on cpu 0123456789ab", sampler="random"), 3)
+    run(opened(storage=storage, study="mlp on cpu 0123456789ab #2", sampler="random"), 3)
+    assert observations_in(storage, "mlp", "cpu", but="mlp on cpu 0123456789ab #3") == ()
+    assert observations_in(storage, "mlp", "cpu", but="mlp on cpu ba9876543210") != ()
+
+
+def test_a_step_of_one_client_tells_a_search_of_rates_nothing():
+    """The baseline has one, by which is judged how long an execution takes."""
+    rates = tuple(OpenLoad(rate=rate) for rate in (50.0, 100.0))
+    goal = Goal("throughput", Slo(p99_latency_ms=50), loads=rates)
+
+    def shown(load: Load, value: float) -> Measurement:
+        return measurement(value, 20.0).model_copy(update={"load": load})
+
+    asked = []
+    for extra in ((), (shown(ClosedLoad(concurrency=1), 900.0),)):
+        search = opened(sampler="tritonc", goal=goal)
+        steps = tuple(shown(load, load.rate) for load in rates)
+        for _ in range(3):
+            candidate = search.ask()
+            search.tell(candidate, replace(capacity(100.0), measurement=steps[-1], steps=(*extra, *steps)))
+        asked.append([trial.candidate for trial in search.trials] + [search.ask()])
+    assert asked[0] == asked[1]
+
+
+def test_one_ask_does_not_end_a_search():
+    search = opened(sampler="tritonc")
+    many = capacity(100.0)
+    assert len(_promised(0.001, replace(many, steps=many.steps * 4))) < PATIENCE
+    assert _promised(None, many) == []
+    assert not search.is_over
 
 
 def test_a_candidate_asked_again_is_told_anew(tmp_path: Path):

@@ -11,6 +11,7 @@ from tritonc.schemas.measurement import Interval, Load, Measurement
 from tritonc.schemas.spec import Slo
 from tritonc.tuner.prospects import limit_gains
 from tritonc.tuner.search import CLOSED_LOADS, Search
+from tritonc.tuner.surrogate import quantity
 
 SLO = Slo(p99_latency_ms=25)
 
@@ -62,3 +63,20 @@ def test_the_best_pair_is_found_though_the_first_look_at_it_was_spoilt():
     assert true.latency_ms["p99"].value <= 25
     assert true.throughput.value >= 0.95 * measured(*best).throughput.value
     assert best in asked
+
+
+def test_a_percentile_without_an_upper_end_is_less_sure_than_one_with_it():
+    load, average = CLOSED_LOADS[2], Interval(value=10)
+
+    def variance(p99: Interval) -> float:
+        seen = Measurement(
+            load=load,
+            requests=100,
+            duration_s=1,
+            throughput=Interval(value=100),
+            latency_ms={"avg": average, "p99": p99},
+        )
+        return quantity("p99", seen)[1]
+
+    assert variance(Interval(value=20, low=15)) > variance(Interval(value=20, low=15, high=25)) > 0
+    assert variance(Interval(value=20)) == 0

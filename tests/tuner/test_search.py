@@ -118,6 +118,18 @@ def test_a_candidate_that_failed_is_not_asked_again():
     assert search.recommend() is None
 
 
+def test_where_every_pair_was_measured_and_one_failed_one_is_measured_again():
+    search = Search(CANDIDATES[:2], "throughput", SLO, loads=CLOSED_LOADS[:1])
+    for number in range(2):
+        pair = search.ask()
+        assert pair is not None
+        search.tell(*pair, CRASH if number == 0 else measured(*pair))
+    pair = search.ask()
+    assert pair is not None
+    assert isinstance(search.observations[1].outcome, Measurement)
+    assert pair[0] == search.observations[1].candidate
+
+
 def test_nothing_is_asked_for_ever():
     search = Search(CANDIDATES[:2], "throughput", SLO, loads=CLOSED_LOADS[:2])
     assert len(run(search, 100)) < 100

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -178,6 +180,8 @@ def test_who_breaks_a_limit_steps_down_and_the_other_one_does_not(tmp_path: Path
         assert found.members["b"].load == ClosedLoad(concurrency=1)
         assert found.violations["b/p99_latency_ms"] > 0 >= found.violations["a/p99_latency_ms"]
         assert found.steps[0].throughput.value < found.measurement.throughput.value
+        os.kill(both.stand.start().pid, signal.SIGKILL)  # somebody else did: it is measured again
         seen = both.measuring.sample(both.baseline, JOINT_LOAD, 1)
         assert not isinstance(seen, Failure), seen
+        assert all((sample.load_s or 0) > 0 for sample in seen.members.values())
         assert both.measuring.lower(JOINT_LOAD) is None  # b has one client already

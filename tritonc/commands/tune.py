@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from tritonc.live import fetch_lines, watching
 from tritonc.output import Output
@@ -63,7 +64,13 @@ class Duration(click.ParamType[float]):
     show_default=True,
     help="embedded: the tritonserver that tritonc fetches. local: an installed tritonserver.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the search: repeats its order.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the search: repeats its order.",
+)
 @click.option(
     "--sampler",
     type=click.Choice(["tritonc", "gp", "tpe", "random", "grid"]),
@@ -115,6 +122,8 @@ def command(
     from tritonc.tuner.plan import Settings, plan_of
     from tritonc.tuner.tune import estimate, pick, tune
 
+    if picked is not None:
+        _refuse_beside_pick(click.get_current_context())
     project = open_project(spec, allow_outside=allow_outside)
     if picked is not None:
         tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or None
@@ -149,6 +158,19 @@ def command(
         output.note(f"error: the lock is written, but nothing was built: {result.not_built}")
         return result.not_built.exit_code
     return 0 if result.slo_met else 1
+
+
+def _refuse_beside_pick(context: click.Context) -> None:
+    """Options that say how to measure have no meaning where nothing is measured.
+
+    Raises:
+        UsageError: one was given.
+    """
+    fine = {"spec", "picked", "models", "targets", "allow_outside", "output"}
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in fine and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--pick measures nothing: leave {parameter.opts[0]} out", context)
 
 
 @contextmanager
