@@ -221,8 +221,8 @@ def verdict_on(chosen: Contender, contenders: Sequence[Contender], reason: str) 
 def hopeless(contenders: Sequence[Contender]) -> tuple[Contender, ...]:
     """Those that are surely behind one that keeps the SLO, or clearly miss it: they cannot win any more.
 
-    Before the first look only finalists: nothing is decided about what is there already, and it is to be
-    measured well.
+    What clearly misses it is known to after two rounds. What is surely behind is known before the first look
+    only of finalists: nothing is decided then about what is there already, and it is to be measured well.
     """
     able = [c for c in contenders if c.slo_met]
     if not able:
@@ -231,7 +231,7 @@ def hopeless(contenders: Sequence[Contender]) -> tuple[Contender, ...]:
     leader = seen.best(able)
 
     def is_hopeless(contender: Contender) -> bool:
-        if contender.violation > CLEARLY and contender.role == "finalist":
+        if contender.violation > CLEARLY:
             return len(contender.scores) > 1
         looked = contender.role == "finalist" or len(contender.scores) >= FIRST_LOOK
         return looked and seen.lead(leader, contender) > seen.least(leader, contender)

@@ -121,8 +121,8 @@ class Members:
         for model, load in visits.loads.items():
             measuring = self.by_model[model].measuring
             violations = measuring.violations(measured[model])
-            broken = any(value > 0 and is_mendable(limit) for limit, value in violations.items())
-            lower[model] = (measuring.lower(load) if broken else None) or load
+            excess = max((value for limit, value in violations.items() if is_mendable(limit)), default=0.0)
+            lower[model] = (measuring.lower(load, excess) if excess > 0 else None) or load
         return lower
 
     def _of_members(

@@ -11,6 +11,9 @@ from tritonc.tuner.objective import Objective, seeks_capacity
 _MODEL_STEP = 1.2
 _LADDER_CLOSED = 2.0
 _LADDER_OPEN = 1.5
+_CLOSED_STEP = 0.85
+_OPEN_STEP = 0.9
+_FEWEST = 0.5
 _MAX_RATE = 16.0  # times `rate`, where the spec has no `max_rate` (schemas.spec.OpenWorkload)
 
 
@@ -56,6 +59,27 @@ def searched_loads(workload: Workload, slo: Slo, objective: Objective) -> tuple[
     steps = math.floor(math.log(highest / workload.rate, _MODEL_STEP) + 1e-9)
     rates = dict.fromkeys([*(workload.rate * _MODEL_STEP**step for step in range(steps + 1)), highest])
     return tuple(OpenLoad(rate=rate, distribution=workload.arrival, request_batch=batch) for rate in rates)
+
+
+def lower_load(workload: Workload, load: Load, excess: float) -> Load | None:
+    """A smaller load that could keep a latency limit; None below what must be carried.
+
+    A closed load has fewer clients by as much as the limit is missed, since latency is proportional to them
+    at saturation (Little's law), but half of them at least: it may be missed by far by chance.
+
+    Args:
+        workload: that the load belongs to.
+        load: that broke the limit.
+        excess: by how much, relative to the limit.
+    """
+    if isinstance(load, ClosedLoad):
+        share = max(_FEWEST, min(_CLOSED_STEP, 1 / (1 + excess)))
+        fewer = min(load.concurrency - 1, math.floor(load.concurrency * share))
+        return load.model_copy(update={"concurrency": fewer}) if fewer >= 1 else None
+    required = 0.0 if isinstance(workload, ClosedWorkload) else workload.rate
+    if load.rate <= required:
+        return None
+    return load.model_copy(update={"rate": max(required, load.rate * _OPEN_STEP)})
 
 
 def ladder(workload: Workload) -> tuple[float, ...]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from tritonc.compiler.candidate import Candidate
-from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, OpenLoad
-from tritonc.schemas.spec import OpenWorkload
+from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement
 from tritonc.tuner import objective
 from tritonc.tuner.engines import Server, ServerFailure
+from tritonc.tuner.loads import lower_load
 from tritonc.tuner.measure import (
     NOTHING_KNOWN,
     WINDOW_S,
@@ -28,8 +27,6 @@ from tritonc.tuner.verify import Reference, reference_outputs
 
 Outcome = TypeVar("Outcome")
 
-_CLOSED_STEP = 0.85
-_OPEN_STEP = 0.9
 SERVER_GONE = frozenset({"server_crashed", "server_hung"})
 """Failures that somebody else may have caused."""
 _LONGEST_SAMPLE_S = 300.0
@@ -210,21 +207,11 @@ class StandMeasuring:
         """The objective on a scale on which equal differences are equal ratios."""
         return objective.score(self._bench.objective, value)
 
-    def lower(self, load: Load) -> Load | None:
-        """The next smaller load; None below what must be carried, or where the load is given."""
+    def lower(self, load: Load, excess: float) -> Load | None:
+        """As `loads.lower_load`; None where the load is given."""
         if not objective.seeks_capacity(self._bench.objective):
             return None
-        if isinstance(load, ClosedLoad):
-            fewer = min(load.concurrency - 1, math.floor(load.concurrency * _CLOSED_STEP))
-            return load.model_copy(update={"concurrency": fewer}) if fewer >= 1 else None
-        return self._lower_rate(load)
-
-    def _lower_rate(self, load: OpenLoad) -> Load | None:
-        workload = self._bench.workload
-        required = workload.rate if isinstance(workload, OpenWorkload) else 0.0
-        if load.rate <= required:
-            return None
-        return load.model_copy(update={"rate": max(required, load.rate * _OPEN_STEP)})
+        return lower_load(self._bench.workload, load, excess)
 
     def _look_for_reference(self) -> None:
         """Takes the baseline's outputs, once: what every candidate has to compute."""

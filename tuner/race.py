@@ -30,7 +30,7 @@ REQUESTS = 1000
 _MENDABLE = ("avg_queue_ms", "sustained")
 """Limits, apart from those of latency, that a smaller load can mend."""
 _TRIES = 6
-"""Loads tried at most in one turn, each about a seventh below the one before."""
+"""Loads tried at most in one turn, each at least about a seventh below the one before."""
 
 Sample = TypeVar("Sample")
 
@@ -78,8 +78,13 @@ class Measuring(Protocol[Sample]):
         """The objective on a scale on which equal differences are equal ratios."""
         ...
 
-    def lower(self, load: Load) -> Load | None:
-        """The next smaller load that could keep a latency limit; None where there is none to try."""
+    def lower(self, load: Load, excess: float) -> Load | None:
+        """The next smaller load that could keep a latency limit; None where there is none to try.
+
+        Args:
+            load: that broke it.
+            excess: by how much, relative to the limit.
+        """
         ...
 
 
@@ -197,10 +202,11 @@ def _turn(runner: _Runner[Sample], number: int, measuring: Measuring[Sample], re
         seen = measuring.pooled([sample])
         cost = soft_cost(measuring.soft_violations(seen))
         runner.scores[number] = measuring.score(measuring.objective(seen)) - cost
-        missed = _latency_violation(measuring, list(runner.samples.values()))
+        missed, for_good = _missed(measuring, list(runner.samples.values()))
         is_believed = missed > CLEARLY or (missed > 0 and not runner.is_short)
         has_time = left > 0 and number + FIRST_LOOK <= LAST_LOOK + 1
-        lower = measuring.lower(runner.load) if is_believed and has_time else None
+        is_of_use = is_believed and has_time and for_good <= CLEARLY
+        lower = measuring.lower(runner.load, missed) if is_of_use else None
         if lower is None:
             return
         runner.load = lower
@@ -231,11 +237,12 @@ def is_mendable(limit: str) -> bool:
     return "latency" in limit or limit.rpartition(AFTER_MODEL)[2] in _MENDABLE
 
 
-def _latency_violation(measuring: Measuring[Sample], samples: Sequence[Sample]) -> float:
-    """The largest violation of a limit that a smaller load can mend."""
+def _missed(measuring: Measuring[Sample], samples: Sequence[Sample]) -> tuple[float, float]:
+    """The largest violation of a limit that a smaller load can mend, and of one that it cannot."""
     violations = measuring.violations(measuring.pooled(samples))
-    mendable = [v for limit, v in violations.items() if is_mendable(limit)]
-    return max(mendable, default=0.0)
+    mendable = [value for limit, value in violations.items() if is_mendable(limit)]
+    others = [value for limit, value in violations.items() if not is_mendable(limit)]
+    return max(mendable, default=0.0), max(others, default=0.0)
 
 
 def _finished(runner: _Runner[Sample], measuring: Measuring[Sample]) -> Finisher:

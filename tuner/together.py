@@ -172,8 +172,9 @@ class TogetherMeasuring:
         """Its logarithm."""
         return math.log(value)
 
-    def lower(self, load: Load) -> Load | None:
+    def lower(self, load: Load, excess: float) -> Load | None:
         """A step down for the members that broke a limit in the last sample; None where there is none."""
+        del excess  # every member has its own
         assert isinstance(load, ClosedLoad)
         if self._last is None or load.concurrency > _MOST_STEPS_DOWN:
             return None

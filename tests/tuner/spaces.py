@@ -145,5 +145,5 @@ class Surface:
     def score(self, objective: float) -> float:
         return math.log(objective)
 
-    def lower(self, load: Load) -> Load | None:
+    def lower(self, load: Load, _excess: float) -> Load | None:
         return ClosedLoad(concurrency=load.concurrency - 1) if load.concurrency > 1 else None

@@ -149,6 +149,8 @@ def test_what_is_there_already_is_not_dropped_before_the_first_look():
     base = contender("baseline", 100, 101, role="baseline")
     fast, slow = contender("fast", 300, 301), contender("slow", 30, 30)
     assert hopeless([base, fast, slow]) == (slow,)
+    missing = contender("baseline", 100, 101, role="baseline", slo_met=False, violation=0.2)
+    assert hopeless([missing, fast]) == (missing,)
 
 
 def test_a_race_is_settled_by_a_sure_lead_and_by_none():

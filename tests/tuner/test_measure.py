@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -244,9 +245,12 @@ def test_a_server_that_is_slow_to_answer_all_clients_does_not_hang(
     own: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(perf_analyzer, "_START_S", 0.3)
-    proto = busy(60, rows=1600)
+    proto = busy(60, rows=400)
     model = own.load(proto, config(proto))
-    found = measure_fixed(own.server, model, bench(tmp_path), ClosedLoad(concurrency=16), 1)
+    alone = measure_fixed(own.server, model, bench(tmp_path), ClosedLoad(concurrency=1), 1)
+    assert isinstance(alone, Measurement), alone
+    clients = math.ceil(8000 / alone.latency_ms["avg"].value)  # 8 s of work: the generator waits for 4.3
+    found = measure_fixed(own.server, model, bench(tmp_path), ClosedLoad(concurrency=clients), 1)
     assert isinstance(found, Measurement), found
     assert found.requests >= 1
 

@@ -75,6 +75,25 @@ def test_one_that_breaks_the_slo_at_every_load_says_by_how_much():
     assert finishers[1].contender.violation == 0.5
 
 
+def test_what_no_smaller_load_mends_is_measured_at_its_load_twice_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    stand = Surface({SLOW: 100.0, FAST: 130.0}, {SLOW: 8.0, FAST: 2.0})
+    plain = stand.violations
+    least = {"min_throughput": 0.2}
+    monkeypatch.setattr(
+        stand,
+        "violations",
+        lambda seen: plain(seen) | (least if seen.throughput.value < 120 else {}),
+    )
+    finishers, _ = race(entrants(), stand, on_turn=lambda *_: None)
+    assert [load for candidate, load in stand.measured if candidate == SLOW] == [
+        ClosedLoad(concurrency=8)
+    ] * 2
+    assert finishers[0].contender.violation == pytest.approx(0.28 + 0.2)
+    assert decide([finisher.contender for finisher in finishers]).chosen.candidate == FAST
+
+
 def test_who_comes_down_late_is_compared_by_way_of_the_best_and_the_others_rest():
     stand = Surface({SLOW: 100.0, FAST: 130.0, THIRD: 127.0}, {SLOW: 2.0, FAST: 2.0, THIRD: 6.3})
     runners = [*entrants(), Entrant(THIRD, "finalist", ClosedLoad(concurrency=8))]
