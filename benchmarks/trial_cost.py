@@ -5,7 +5,9 @@
 Tunes a copy of the project from scratch (default: a small MLP of its own), so that the person's own lock and
 studies stay as they are. "own" is what is left: tritonc itself, and asking the server how it is. The whole
 tune, confirmation and build included, is compared with what it could not do without: loading each candidate
-and three windows of load. Exits 1 where it takes more than twice that, tritonc thinks for 0.5 s or more a
+and three windows of load. Thinking is asking for a candidate and taking in what came of it. CPU is that of
+this process, all its threads included, from the start of the load generator until its report is read.
+Exits 1 where the tune takes more than twice what it could not do without, tritonc thinks for 0.5 s or more a
 trial, or uses 3% of a core or more while load runs.
 """
 
@@ -18,18 +20,23 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 from models import write_mlp
 
 from tritonc.compiler.project import open_project
 from tritonc.schemas.lock import Decision
 from tritonc.tuner.engines import engine_named
-from tritonc.tuner.events import Event, LoadStarted, SearchEnded, TrialFinished, TrialStarted
+from tritonc.tuner.events import Event, SearchEnded, TrialFinished
 from tritonc.tuner.measure import WINDOW_S
-from tritonc.tuner.optuna_search import Trial
+from tritonc.tuner.optuna_search import OptunaSearch, Trial
+from tritonc.tuner.perf_analyzer import PerfAnalyzer
 from tritonc.tuner.plan import Settings, plan_of
 from tritonc.tuner.tune import tune
 
@@ -47,38 +54,53 @@ targets: {cpu: {device: cpu, backends: {onnxruntime: {accelerators: [none]}}}}
 
 
 @dataclass
+class Spent:
+    """Seconds in calls of some functions: of wall time, and of this process's CPU."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+    def counted(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, with its time counted."""
+
+        @wraps(plain)
+        def call(*args: object, **options: object) -> Any:
+            wall_s, cpu_s = time.monotonic(), time.process_time()
+            try:
+                return plain(*args, **options)
+            finally:
+                self.wall_s += time.monotonic() - wall_s
+                self.cpu_s += time.process_time() - cpu_s
+
+        return call
+
+
+@dataclass
 class Meter:
-    """Watches a tuning job: its trials, and the CPU this process uses from one load to the next event."""
+    """Watches a tuning job: its trials, how long it thinks, and the CPU this process uses under load."""
 
     trials: list[Trial] = field(default_factory=list)
     search_s: float = 0.0
-    thinking_s: float = 0.0
-    _ended: float | None = None
+    thinking: Spent = field(default_factory=Spent)
+    load: Spent = field(default_factory=Spent)
     _began: float = field(default_factory=time.monotonic)
-    _load: tuple[float, float] | None = None
-    _loads: list[tuple[float, float]] = field(default_factory=list)
 
     def __call__(self, event: Event) -> None:
         """Takes an event in."""
-        now = (time.monotonic(), time.process_time())
-        if self._load is not None:
-            self._loads.append((now[0] - self._load[0], now[1] - self._load[1]))
-            self._load = None
-        if isinstance(event, LoadStarted) and event.load is not None:
-            self._load = now
-        if isinstance(event, TrialStarted) and self._ended is not None:
-            self.thinking_s += now[0] - self._ended
         if isinstance(event, TrialFinished):
             self.trials.append(event.trial)
-            self._ended = now[0]
         if isinstance(event, SearchEnded):
             self.search_s = time.monotonic() - self._began
 
-    @property
-    def cpu_share(self) -> float:
-        """CPU seconds of this process for each second of load."""
-        wall = sum(load[0] for load in self._loads)
-        return sum(load[1] for load in self._loads) / wall if wall else 0.0
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Counts what happens inside."""
+        with (
+            patch.object(OptunaSearch, "ask", self.thinking.counted(OptunaSearch.ask)),
+            patch.object(OptunaSearch, "tell", self.thinking.counted(OptunaSearch.tell)),
+            patch.object(PerfAnalyzer, "run", self.load.counted(PerfAnalyzer.run)),
+        ):
+            yield
 
 
 def main() -> int:
@@ -96,7 +118,8 @@ def main() -> int:
         plan = plan_of(project, settings, models=arguments.model, targets=arguments.target)
         meter = Meter()
         began = time.monotonic()
-        result = tune(project, plan, settings, engine=engine_named("embedded"), observer=meter)
+        with meter.watching():
+            result = tune(project, plan, settings, engine=engine_named("embedded"), observer=meter)
         return report(meter, result.decisions, time.monotonic() - began)
 
 
@@ -138,15 +161,16 @@ def report(meter: Meter, decisions: Sequence[Decision], total_s: float) -> int:
         f"load steps a trial: {statistics.fmean(len(t.capacity.steps) for t in measured if t.capacity):.1f}"
     )
     print(f"confirmation and build: {total_s - meter.search_s:.1f} s; all: {total_s:.1f} s")
-    print(f"tritonc's CPU while load runs: {meter.cpu_share:.1%} of a core (limit {CPU_LIMIT:.0%})")
+    cpu_share = meter.load.cpu_s / meter.load.wall_s
+    print(f"tritonc's CPU while load runs: {cpu_share:.1%} of a core (limit {CPU_LIMIT:.0%})")
     needed_s = sum(rows["load"]) + WINDOWS * WINDOW_S * len(measured)
-    thinking_s = meter.thinking_s / max(1, len(meter.trials) - 1)
+    thinking_s = meter.thinking.wall_s / len(meter.trials)
     print(f"all / (loads + {WINDOWS} windows a trial): {total_s / needed_s:.2f} (limit {WALL_LIMIT:g})")
-    print(f"thinking between trials: {thinking_s:.2f} s a trial (limit {THINKING_LIMIT_S:g} s)")
+    print(f"thinking: {thinking_s:.2f} s a trial (limit {THINKING_LIMIT_S:g} s)")
     for decision in decisions:
         print(f"{decision.model} on {decision.target}: noise {decision.noise or 0:.1%} in the confirmation")
     is_slow = total_s > WALL_LIMIT * needed_s or thinking_s >= THINKING_LIMIT_S
-    return int(is_slow or meter.cpu_share >= CPU_LIMIT)
+    return int(is_slow or cpu_share >= CPU_LIMIT)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from tritonc.tuner.events import (
     MachineChanged,
     NoiseMeasured,
     Observer,
+    ReferenceLook,
     SearchEnded,
     ServerStarted,
     StudyStarted,
@@ -172,6 +173,8 @@ class Progress:
             case LoadStarted() if self.study:
                 under = numbers.load(event.load) if event.load else "warm-up"
                 self.now = f"{candidate_text(event.candidate, self.study.baseline)}: {under}"
+            case ReferenceLook():
+                self.now = "the baseline again: has the machine changed?"
             case TrialFinished():
                 self.trials = [t for t in self.trials if t.number != event.trial.number] + [event.trial]
                 self.best = event.best

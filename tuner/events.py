@@ -83,6 +83,13 @@ class NoiseMeasured:
 
 
 @dataclass(frozen=True, slots=True)
+class ReferenceLook:
+    """The baseline is measured again, to see whether the machine itself changed."""
+
+    baseline: Candidate
+
+
+@dataclass(frozen=True, slots=True)
 class MachineChanged:
     """The reference point does something else than it did: the machine itself changed.
 
@@ -146,6 +153,7 @@ Event = (
     | LoadStarted
     | TrialFinished
     | NoiseMeasured
+    | ReferenceLook
     | MachineChanged
     | SearchEnded
     | Confirming

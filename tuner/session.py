@@ -10,7 +10,14 @@ from typing import Generic
 from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.errors import SetupError
 from tritonc.schemas.measurement import Failure, Interval, Load
-from tritonc.tuner.events import MachineChanged, NoiseMeasured, Observer, TrialFinished, Warned
+from tritonc.tuner.events import (
+    MachineChanged,
+    NoiseMeasured,
+    Observer,
+    ReferenceLook,
+    TrialFinished,
+    Warned,
+)
 from tritonc.tuner.measure import Capacity, Known
 from tritonc.tuner.noise import NoiseFloor
 from tritonc.tuner.objective import soft_cost
@@ -95,7 +102,9 @@ class Session(Generic[Sample]):
 
     def _change(self, watch: ReferenceWatch) -> float | None:
         """What one look at the reference says about the machine's speed, over that before; None: nothing."""
-        sample = self.measuring.sample(self.search.space.baseline, watch.reference.load, REQUESTS)
+        baseline = self.search.space.baseline
+        self.observer(ReferenceLook(baseline))
+        sample = self.measuring.sample(baseline, watch.reference.load, REQUESTS)
         if isinstance(sample, Failure):
             what = f"{sample.reason}: {sample.detail}"
             self.observer(Warned(f"the baseline could not be looked at again: {what}"))
