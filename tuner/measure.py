@@ -47,6 +47,7 @@ _WARM_UPS = 4
 _WARM_UP_CAP_S = 2.0  # no further window is begun then
 _WARM = 0.1  # short windows differ by 3 to 8% anyway (design/search.md, fact 5)
 _WARM_REQUESTS = 40  # with fewer, the halves of a window say nothing about each other
+_AT_THE_ENDS = 2  # requests by which the count of a window is off: one at each end
 _CLIENTS = 8  # at saturation on most configurations; the load search goes on from there
 _ANOTHER_TRY = ("generator", "unknown")  # the load generator's statistics calls fail now and then
 _DRAIN_S = 3.0  # an overloaded server gets no more work than it does in this time
@@ -522,7 +523,8 @@ def _is_warm(before: Sample | None, last: Sample) -> bool:
         first, second = rate_stretches(window.done_s, window.steady_from_s, window.duration_s, 2)
         if settled(first, second, _WARM):
             return True
-    return before is not None and settled(before.request_rate, last.request_rate, _WARM)
+    tolerance = _WARM + _AT_THE_ENDS / max(1, last.requests)
+    return before is not None and settled(before.request_rate, last.request_rate, tolerance)
 
 
 def _step_s(load: Load, rate: float | None, requests: int) -> float:
