@@ -33,6 +33,8 @@ _AT_ONCE = 4000  # pairs that draws are made for: of each they take 9 kB
 _MOST = 3.0  # a logarithm: nothing promises more than twenty times the best
 _OWN_SHARE = 0.5  # of the noise that is a pair's own and would be there again
 _HOPE = 0.01  # probability to keep the limits below which the least violating pair is the better choice
+_TIMES = (1, 2, 4)
+"""Measurements of one pair, one after another, that are looked ahead to: one alone may be worth nothing."""
 _QUANTILES = np.array([NormalDist().inv_cdf(share / 64) for share in range(1, 64, 2)])
 """Of the standard normal distribution, 32 of them evenly spread."""
 
@@ -107,11 +109,13 @@ class Prospects:
         return gains
 
     def of_limits(self, table: Table, standing: Standing) -> Floats:
-        """Expected gain of measuring known pairs once more, to learn whether they keep the limits.
+        """Expected gain of measuring known pairs again, to learn whether they keep the limits.
 
         The expected worth of the best choice then, less that of the best choice now (the knowledge gradient;
         Frazier, Powell and Dayanik, "A knowledge-gradient policy for sequential information collection",
-        2008). Each pair is taken to be about the limit that it keeps least surely.
+        2008), of as many measurements in a row as are worth most each (Frazier and Powell, "Paradoxes in
+        learning and the marginal value of information", 2010). Each pair is taken to be about the limit that
+        it keeps least surely.
         """
         limits = self._goals.limits.values()
         if not limits:
@@ -210,7 +214,7 @@ def axis_means(model: Surrogate, goals: Goals, table: Table) -> Floats:
 
 
 def limit_gains(worth: Floats, kept: Floats, mean: Floats, deviation: Floats, noise: Floats) -> Floats:
-    """The knowledge gradient of `Prospects.of_limits`, one number a pair, with the other pairs as they are.
+    """The gain of `Prospects.of_limits` a measurement, one number a pair, with the other pairs as they are.
 
     Args:
         worth: of each pair, its probability to keep the limits included.
@@ -225,10 +229,14 @@ def limit_gains(worth: Floats, kept: Floats, mean: Floats, deviation: Floats, no
     best = worth[order[0]]
     second = worth[order[1]] if len(worth) > 1 else 0.0
     others = np.where(np.arange(len(worth)) == order[0], second, best)
-    learned = deviation**2 / (deviation**2 + noise**2)
-    then = mean + deviation * np.sqrt(learned) * _QUANTILES[:, None]
-    kept_then = ndtr(-then / np.maximum(1e-9, deviation * np.sqrt(1 - learned)))
-    gains = np.maximum(worth / kept * kept_then, others).mean(axis=0) - best
+
+    def gained(times: int) -> Floats:
+        learned = deviation**2 / (deviation**2 + noise**2 / times)
+        then = mean + deviation * np.sqrt(learned) * _QUANTILES[:, None]
+        kept_then = ndtr(-then / np.maximum(1e-9, deviation * np.sqrt(1 - learned)))
+        return np.asarray(np.maximum(worth / kept * kept_then, others).mean(axis=0) - best)
+
+    gains = np.max([gained(times) / times for times in _TIMES], axis=0)
     return np.asarray(np.maximum(0.0, gains))
 
 

@@ -41,7 +41,7 @@ CLOSED_LOADS: tuple[Load, ...] = tuple(ClosedLoad(concurrency=2**step) for step 
 """The loads of a search that is given none: 1, 2, 4 … 64 clients."""
 
 SMALL_GAIN = 0.005
-PATIENCE = 4
+PATIENCE = 5
 """The search is over when none of four runs promised 0.5%.
 
 On the tables of `benchmarks/laws.py` that is after 15 runs (median) with 0.4% left to gain, with the noise of

@@ -11,6 +11,7 @@ from tests.tuner.tables import candidates, measured
 from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.measurement import Interval, Load, Measurement
 from tritonc.schemas.spec import Slo
+from tritonc.tuner import prospects
 from tritonc.tuner.prospects import limit_gains
 from tritonc.tuner.search import CLOSED_LOADS, Search
 from tritonc.tuner.surrogate import quantity
@@ -35,6 +36,13 @@ def test_noise_makes_it_pay_less_and_certainty_nothing():
     assert 0 <= dull < sharp
     assert gains([1.0, 1.0], [-0.3, -0.5], 0.01, 0.02).max() == pytest.approx(0, abs=1e-6)
     assert gains([0.002, 1.0], [0.3, -0.5], 0.01, 0.02).max() == pytest.approx(0, abs=1e-6)
+
+
+def test_several_measurements_may_pay_where_one_changes_no_choice(monkeypatch: pytest.MonkeyPatch):
+    unlikely, _ = gains([0.3, 1.0], [0.026, -0.5], 0.05, 0.1)
+    monkeypatch.setattr(prospects, "_TIMES", (1,))
+    alone, _ = gains([0.3, 1.0], [0.026, -0.5], 0.05, 0.1)
+    assert alone < 0.003 < 0.005 < unlikely
 
 
 def test_the_best_pair_is_looked_at_again_where_its_only_measurement_was_spoilt():
