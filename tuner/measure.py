@@ -46,8 +46,8 @@ _WARM_UP_S = 0.3
 _WARM_UPS = 4
 _WARM_UP_CAP_S = 2.0  # no further window is begun then
 _WARM = 0.1  # short windows differ by 3 to 8% anyway (design/search.md, fact 5)
-_WARM_REQUESTS = 40  # with fewer, the halves of a window say nothing about each other
-_AT_THE_ENDS = 2  # requests by which the count of a window is off: one at each end
+_WARM_REQUESTS = 12  # with fewer, the halves of a window say nothing about each other
+_AT_THE_ENDS = 2  # requests by which the count of a stretch is off: one at each end
 _CLIENTS = 8  # at saturation on most configurations; the load search goes on from there
 _ANOTHER_TRY = ("generator", "unknown")  # the load generator's statistics calls fail now and then
 _DRAIN_S = 3.0  # an overloaded server gets no more work than it does in this time
@@ -519,11 +519,12 @@ class _Trial:
 def _is_warm(before: Sample | None, last: Sample) -> bool:
     """Whether throughput rises no more, from one half of a window to the other or from window to window."""
     window = last.windows[0]
-    if len(window.steady_latency_ms) >= _WARM_REQUESTS:
+    requests = len(window.steady_latency_ms)
+    if requests >= _WARM_REQUESTS:
         first, second = rate_stretches(window.done_s, window.steady_from_s, window.duration_s, 2)
-        if settled(first, second, _WARM):
+        if settled(first, second, _WARM + _AT_THE_ENDS / (requests / 2)):
             return True
-    tolerance = _WARM + _AT_THE_ENDS / max(1, last.requests)
+    tolerance = _WARM + _AT_THE_ENDS / max(1, requests)
     return before is not None and settled(before.request_rate, last.request_rate, tolerance)
 
 
