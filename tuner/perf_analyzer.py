@@ -27,7 +27,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,9 +35,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tritonc.schemas.errors import LoadGeneratorError
-from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad
+from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad, Trace
+from tritonc.tuner.arrivals import Arrivals
 from tritonc.tuner.inputs import Inputs
 from tritonc.tuner.objective import Percentile
+from tritonc.tuner.request_mix import RequestMix
 from tritonc.tuner.window import Summary, Window
 
 Floats = npt.NDArray[np.float64]
@@ -100,11 +102,11 @@ class LoadData:
     shape_arguments: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, inputs: Inputs, folder: Path) -> LoadData:
-        """Writes the load file into `folder`, once for all windows of a model."""
-        file = folder / "load.json"
-        inputs.write_load_file(file)
-        return cls(file, tuple(inputs.shape_arguments()))
+    def of(cls, sent: Inputs | RequestMix, folder: Path, name: str = "load.json") -> LoadData:
+        """Writes the load file into `folder`, once for all windows of a workload."""
+        file = folder / name
+        sent.write_load_file(file)
+        return cls(file, tuple(sent.shape_arguments()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +137,10 @@ class PerfAnalyzer:
         window_s: float,
         data: LoadData,
         *,
-        rng: np.random.Generator,
+        arrivals: Arrivals,
         drain_s: float = 3.0,
     ) -> Window | NoWindow:
-        """Puts `model` under a load for `window_s` seconds, and waits until all is answered.
+        """Puts `model` under a load for about `window_s` seconds, and waits until all is answered.
 
         This process sleeps meanwhile.
 
@@ -146,19 +148,22 @@ class PerfAnalyzer:
             grpc_address: "127.0.0.1:port".
             model: is loaded.
             load: how many clients, or which rate.
-            window_s: how long.
+            window_s: how long; a trace is replayed as a whole where it can be.
             data: what is sent.
-            rng: draws the times of Poisson arrivals.
+            arrivals: when requests of an open load are sent.
             drain_s: how long answers may take after the window; then the generator is killed, and what was
                 completed counts.
 
         Raises:
             LoadGeneratorError: the program does not run.
         """
+        planned = np.empty(0)
+        if isinstance(load, OpenLoad):
+            schedule = arrivals.schedule(load, window_s)
+            planned, window_s = schedule.times_s, schedule.window_s
         deadline_s = _START_S + window_s + drain_s
         with tempfile.TemporaryDirectory(prefix="tritonc-load-") as folder:
             export = Path(folder) / "export.json"
-            planned = plan(load, window_s, rng) if isinstance(load, OpenLoad) else np.empty(0)
             arguments = [
                 *("-m", model, "-u", grpc_address, "-i", "grpc", "-a"),
                 *("-p", str(max(1, round(window_s * 1000 / _WINDOWS / _STRETCH)))),
@@ -223,20 +228,6 @@ def _load_arguments(load: Load, planned: Floats, folder: Path) -> list[str]:
     return ["--request-intervals", str(file), "--max-threads", str(_OPEN_THREADS)]
 
 
-def plan(load: OpenLoad, window_s: float, rng: np.random.Generator) -> Floats:
-    """When to send, in seconds, for the window and for as long again.
-
-    Poisson arrivals of a known number are uniform, so that each window gets the rate that was asked for, to a
-    request, and differs only in how they bunch.
-    """
-    count = max(1, round(load.rate * window_s))
-    if load.distribution == "constant":
-        times = np.arange(1, 2 * count + 1) * (window_s / count)
-    else:
-        times = np.concatenate([begin + np.sort(rng.uniform(0, window_s, count)) for begin in (0, window_s)])
-    return np.asarray(times, np.float64)
-
-
 def _result(
     load: Load,
     window_s: float,
@@ -268,7 +259,7 @@ def _result(
         )
     send_ns, done_ns, begin_ns, end_ns = requests
     order = np.argsort(send_ns, kind="stable")
-    return Window(
+    window = Window(
         load=load,
         duration_s=(end_ns - begin_ns) / 1e9,
         send_s=(send_ns[order] - begin_ns) / 1e9,
@@ -279,6 +270,13 @@ def _result(
         warnings=tuple(warnings),
         began_s=begin_ns / 1e9,
     )
+    if not isinstance(load, OpenLoad) or not isinstance(load.distribution, Trace):
+        return window
+    # A little longer, and it would hold the burst that the next replay begins with.
+    whole = window.within(window.began_s, window.began_s + float(window.send_s[0]) + window_s)
+    if not len(whole.send_s):
+        return NoWindow("too_slow", "nothing was completed until the replay ended")
+    return whole if whole.is_late else replace(whole, delayed=False, warnings=())
 
 
 def _signal_text(number: int) -> str:

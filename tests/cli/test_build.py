@@ -329,6 +329,22 @@ class TestLock:
         p.path("x.npz").mkdir()
         assert "spec.yaml:6:22: x.npz: is no file" in p.run("build").stderr
 
+    def test_evidence_from_a_trace_is_stale_when_its_times_change_and_not_when_its_name_does(
+        self, p: ProjectFolder
+    ) -> None:
+        workload = "workload: {arrival: trace, file: traffic.txt}\n    slo:"
+        p.write("spec.yaml", SPEC.replace("slo:", workload))
+        p.write("traffic.txt", b"0\n1\n")
+        write_decision(p)
+        ok(p)
+        p.path("traffic.txt").rename(p.path("day.txt"))
+        p.write("spec.yaml", SPEC.replace("slo:", workload.replace("traffic", "day")))
+        ok(p)
+        p.write("day.txt", b"0\n2\n")
+        assert "the evidence is stale" in p.run("build").stderr
+        p.path("day.txt").unlink()
+        assert "spec.yaml:6:38: day.txt: cannot be read" in p.run("build").stderr
+
     def test_a_decision_that_search_no_longer_allows_is_refused(self, p: ProjectFolder) -> None:
         write_decision(p, {"instance_count": 1})
         p.write("spec.yaml", SPEC + "search: {instance_count: 3}\n")

@@ -97,6 +97,53 @@ def test_a_front_is_measured_locked_and_picked_from(p: ProjectFolder):
     assert read_lock(p.path("spec.lock.yaml")).decisions[0].choice == "picked"
 
 
+@pytest.mark.triton
+@pytest.mark.slow
+def test_a_trace_is_carried_at_its_rate_and_its_rate_is_raised(p: ProjectFolder):
+    trace = "arrival: trace, file: traffic.txt, rate: 60, max_rate: 90"
+    p.write("spec.yaml", SPEC.replace("arrival: closed, max_concurrency: 4", trace).replace("[1, 2]", "1"))
+    p.write("traffic.txt", "".join(f"{second}.{tenth}\n" for second in range(4) for tenth in "00000777"))
+    done = p.run("tune", "--trials", "1", "--output", "json")
+    assert done.exit_code == 0, done.stderr
+    [decision] = read_lock(p.path("spec.lock.yaml")).decisions
+    measured = decision.chosen.measurement
+    assert measured.load.rate == pytest.approx(90)
+    assert measured.throughput.value == pytest.approx(90, rel=0.02)
+    assert measured.offered_rate == pytest.approx(90, rel=0.02)
+    assert (decision.slo_met, measured.sustained, measured.warnings) == (True, True, ())
+    digest = measured.load.distribution.trace[:12]
+    assert f"90 requests/s of trace {digest}" in p.path("build/cpu/mlp/config.pbtxt").read_text()
+    assert p.run("build", "--check").exit_code == 0
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_every_workload_has_to_hold_and_a_miss_is_named_by_its_workload(p: ProjectFolder):
+    one = "{arrival: closed, max_concurrency: 4}"
+    steady = "{arrival: poisson, rate: 200}"
+    p.write("spec.yaml", SPEC.replace(one, f"[{one}, {steady}]").replace("[1, 2]", "1"))
+    done = p.run("tune", "--trials", "1", "--output", "json")
+    assert done.exit_code == 0, done.stderr
+    [decision] = read_lock(p.path("spec.lock.yaml")).decisions
+    assert decision.slo_met
+    [held] = decision.chosen.further
+    assert (held.load.rate, held.sustained) == (200, True)
+    assert held.requests >= 1000
+    assert decision.chosen.measurement.load.kind == "closed"
+    assert "workload 2 (200 requests/s poisson): " in done.stderr
+    assert "# also:     " in p.path("build/cpu/mlp/config.pbtxt").read_text()
+
+    crowd = "{arrival: closed, max_concurrency: 1024}"
+    spec = SPEC.replace(one, f"[{one}, {crowd}]").replace("[1, 2]", "1")
+    p.write("spec.yaml", spec.replace("p99_latency_ms: 500", "p99_latency_ms: 60"))
+    done = p.run("tune", "--trials", "1")
+    assert done.exit_code == 1, done.stderr
+    [decision] = read_lock(p.path("spec.lock.yaml")).decisions
+    assert list(decision.chosen.missed) == ["workload 2: p99_latency_ms"]
+    assert "misses the SLO (workload 2: p99_latency_ms by " in done.stderr
+    assert "workload 2" in done.stdout
+
+
 def assert_runs_are_in_mlflow(p: ProjectFolder) -> None:
     from mlflow.tracking import MlflowClient
 
