@@ -19,8 +19,8 @@ from tritonc.tuner.measure import NOTHING_KNOWN, Bench, Capacity, Known
 from tritonc.tuner.measuring import StandMeasuring
 from tritonc.tuner.sample import Sample
 
-_LOOK_S = 2.0
-_FEWEST = 40
+_LOOK_S = 3.0  # as long as a step of load at most; the race looks longer
+_FEWEST = 8
 _MOST = 400  # a p99 has an upper bound from 368 requests on (design/search.md, fact 5)
 _NEAR = 0.1  # a limit this close is looked at twice before it is believed (`load_search`)
 
@@ -59,7 +59,7 @@ class EveryWorkload:
         began = time.monotonic()
         further: list[Measurement] = []
         for bench in self._further:
-            seen = self._looked(candidate, bench)
+            seen = self._looked(candidate, bench, found.measurement)
             if isinstance(seen, Failure):
                 return _under(len(further), seen)
             further.append(seen)
@@ -76,11 +76,12 @@ class EveryWorkload:
             seconds=replace(found.seconds, steps=found.seconds.steps + time.monotonic() - began),
         )
 
-    def _looked(self, candidate: Candidate, bench: Bench) -> Measurement | Failure:
+    def _looked(self, candidate: Candidate, bench: Bench, under_first: Measurement) -> Measurement | Failure:
         """What a candidate does under a further workload, in as few windows as that takes."""
         load = load_to_hold(bench.workload)
-        rate = load.concurrency * _FEWEST if isinstance(load, ClosedLoad) else load.rate * _LOOK_S
-        requests = max(_FEWEST, min(_MOST, round(rate)))
+        done = under_first.throughput.value / under_first.load.request_batch
+        rate = done if isinstance(load, ClosedLoad) else load.rate
+        requests = max(_FEWEST, min(_MOST, round(_LOOK_S * rate)))
         samples: list[Sample] = []
         while True:
             sample = self._measuring.sample(candidate, load, requests, bench)

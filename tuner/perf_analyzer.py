@@ -12,6 +12,10 @@ What 2.43 does, seen in experiments (and in its source, triton-inference-server/
 - `--request-rate-range` draws the same intervals every time and offers about three quarters of the Poisson
   rate asked for (45 asked, 34 sent, in windows of any length), so open loads are sent by
   `--request-intervals`.
+- Steps of `--input-data` are sent in turn by a thread. Of several threads that send intervals each begins
+  with the first step and takes every fourth (with four of them), so that some steps are never sent and the
+  others four times in a row.
+- With `--shape` no step may have another shape; without, each step may have its own.
 - Asynchronous sending with one thread costs no more than one thread for each client, and less memory.
 """
 
@@ -96,17 +100,25 @@ class NoWindow:
 
 @dataclass(frozen=True, slots=True)
 class LoadData:
-    """What is sent: the load file of `Inputs.write_load_file`, and its `--shape` arguments."""
+    """What is sent.
+
+    Attributes:
+        file: the load file, as `Inputs.write_load_file` or `RequestMix.write_load_file` writes it.
+        shape_arguments: its `--shape` arguments.
+        open_threads: threads that send an open load; one where steps have to be sent in turn.
+    """
 
     file: Path
     shape_arguments: tuple[str, ...] = ()
+    open_threads: int = _OPEN_THREADS
 
     @classmethod
     def of(cls, sent: Inputs | RequestMix, folder: Path, name: str = "load.json") -> LoadData:
         """Writes the load file into `folder`, once for all windows of a workload."""
         file = folder / name
         sent.write_load_file(file)
-        return cls(file, tuple(sent.shape_arguments()))
+        is_mixed = isinstance(sent, RequestMix) and len(sent.inputs) > 1
+        return cls(file, tuple(sent.shape_arguments()), 1 if is_mixed else _OPEN_THREADS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +182,7 @@ class PerfAnalyzer:
                 *("-r", str(_WINDOWS), "-s", "1000000"),
                 *("-b", str(load.request_batch), "--input-data", str(data.file), *data.shape_arguments),
                 *("--profile-export-file", str(export), "-f", str(Path(folder, _CSV)), "--verbose-csv"),
-                *_load_arguments(load, planned, Path(folder)),
+                *_load_arguments(load, planned, Path(folder), data.open_threads),
             ]
             before_s = self._ahead_s()
             code, output = self._execute(arguments, deadline_s)
@@ -218,14 +230,14 @@ class PerfAnalyzer:
                 process.wait()
 
 
-def _load_arguments(load: Load, planned: Floats, folder: Path) -> list[str]:
+def _load_arguments(load: Load, planned: Floats, folder: Path, open_threads: int) -> list[str]:
     if isinstance(load, ClosedLoad):
         return ["--concurrency-range", str(load.concurrency), "--max-threads", "1"]
     ticks = np.round(planned * 1e6).astype(np.int64)
     intervals = np.maximum(1, np.diff(ticks, prepend=0))
     file = folder / "intervals"
     file.write_text("\n".join(map(str, intervals.tolist())) + "\n", encoding="ascii")
-    return ["--request-intervals", str(file), "--max-threads", str(_OPEN_THREADS)]
+    return ["--request-intervals", str(file), "--max-threads", str(open_threads)]
 
 
 def _result(

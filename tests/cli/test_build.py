@@ -16,7 +16,7 @@ from tritonc.compiler.pbtxt import parse_pbtxt
 from tritonc.compiler.project import open_project
 from tritonc.compiler.space import space_for
 from tritonc.schemas.lock_file import read_lock, write_lock
-from tritonc.schemas.measurement import Failure, OpenLoad
+from tritonc.schemas.measurement import Failure, OpenLoad, Trace
 
 SPEC = """\
 apiVersion: tritonc/v1
@@ -314,6 +314,18 @@ class TestLock:
         assert "[173.4, 191.6] inferences/s; 1,500 requests/s poisson, requests of 4, n = 1,204" in head
         assert "baseline: failed, out_of_memory" in head
         assert "kept, since nothing was better by more than the noise" in head
+
+    def test_what_was_measured_under_further_workloads_is_in_the_header(self, p: ProjectFolder) -> None:
+        write_decision(p)
+        [decision] = read_lock(p.path("spec.lock.yaml")).decisions
+        burst = decision.chosen.measurement.model_copy(
+            update={"load": OpenLoad(rate=300, distribution=Trace(trace="ab" * 32))}
+        )
+        write_decision(p, chosen=decision.chosen.model_copy(update={"further": (burst,)}))
+        ok(p)
+        head = p.path("build/cpu/mlp/config.pbtxt").read_text()
+        assert "# also:     182.5" in head
+        assert "; 300 requests/s of trace abababababab, n = " in head
 
     def test_evidence_from_a_file_of_data_is_stale_when_the_file_changes(self, p: ProjectFolder) -> None:
         p.write("spec.yaml", SPEC.replace("slo:", "data: {x: {file: x.npz}}\n    slo:"))

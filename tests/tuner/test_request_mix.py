@@ -82,7 +82,7 @@ def test_shapes_of_the_workload_are_in_the_load_file_and_are_compared(project: A
     steps = json.loads(data.file.read_text())["data"]
     widths = [step["image"]["shape"][2] for step in steps]
     assert widths.count(8) == 3 * widths.count(16) > 0
-    assert data.shape_arguments == ()
+    assert (data.shape_arguments, data.open_threads) == ((), 1)
     assert [each.shape_text() for each in every_shape([mix, mix])] == ["image [3, 8, 8]", "image [3, 8, 16]"]
 
 
