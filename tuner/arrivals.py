@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ WHOLE_S = 10.0
 """A trace that lasts no longer than this is replayed as a whole in every window."""
 _PARTS = 3
 """The load generator cuts a window in so many, each of which has to see a request (`perf_analyzer`)."""
+_GOLDEN = (math.sqrt(5) - 1) / 2
 _IN_TIME = 0.8
 """Of such a part: what arrives later than that may be answered in the next one."""
 
@@ -38,14 +40,15 @@ class Schedule:
 class Arrivals:
     """Draws schedules.
 
-    A trace that is longer than a window (at the rate of the load) is replayed in stretches, each window
-    another one, in an order that `order` draws: the same for all candidates, so that they can be compared.
+    A trace that is longer than a window (at the rate of the load) is replayed in stretches, each window of a
+    load another one, in an order that `order` draws: the same for all candidates and about the same for all
+    loads, so that they can be compared.
 
     Args:
         seed: of Poisson arrivals.
         order: seed of the order of stretches.
         traces: by digest; all that loads name.
-        windows: how many windows of a trace were replayed before.
+        windows: how many windows of each load were replayed before.
     """
 
     def __init__(
@@ -59,7 +62,8 @@ class Arrivals:
         self._rng = np.random.default_rng(seed)
         self._order = order
         self._traces = traces or {}
-        self._windows = windows
+        self._before = windows
+        self._windows: Counter[OpenLoad] = Counter()
 
     def schedule(self, load: OpenLoad, window_s: float) -> Schedule:
         """When to send in the next window, which is about as long as asked for; see `Schedule`.
@@ -68,23 +72,36 @@ class Arrivals:
         to a request, and differs only in how they bunch.
         """
         if isinstance(load.distribution, Trace):
-            return self._replayed(self._traces[load.distribution.trace], load.rate, window_s)
+            number = self._before + self._windows[load]
+            self._windows[load] += 1
+            return self._replayed(self._traces[load.distribution.trace], load.rate, window_s, number)
         count = max(1, round(load.rate * window_s))
         if load.distribution == "constant":
             return Schedule(np.arange(1, 2 * count + 1, dtype=np.float64) * (window_s / count), window_s)
         drawn = [begin + np.sort(self._rng.uniform(0, window_s, count)) for begin in (0, window_s)]
         return Schedule(np.concatenate(drawn), window_s)
 
-    def _replayed(self, trace: ArrivalTrace, rate: float, window_s: float) -> Schedule:
+    def _replayed(self, trace: ArrivalTrace, rate: float, window_s: float, number: int) -> Schedule:
         """Whole replays, as many as the window holds at least, or else one stretch."""
         speed = rate / trace.rate
         stretches = trace.stretches(WHOLE_S * speed)
-        order = np.random.default_rng([self._order, len(stretches)]).permutation(len(stretches))
-        stretch = stretches[order[self._windows % len(stretches)]].at(speed)
-        self._windows += 1
+        order = order_of(len(stretches), self._order)
+        stretch = stretches[order[number % len(stretches)]].at(speed)
         least = math.ceil(window_s / stretch.length_s - 1e-9) if len(stretches) == 1 else 1
         window = _without_silence(stretch, max(1, least))
         return Schedule(window.repeated(2).times_s, window.length_s)
+
+
+def order_of(parts: int, seed: int) -> list[int]:
+    """An order of the parts of a trace in which the first few are far apart from each other, and drawn.
+
+    So many steps of the golden ratio around a trace leave no gap longer than 2.62 over their number (the
+    three-gap theorem), so that four steps a part hit every part; and the first ones hit about the same
+    places however many parts there are.
+    """
+    begin = np.random.default_rng(seed).random()
+    hits = ((begin + _GOLDEN * np.arange(4 * parts)) % 1 * parts).astype(int)
+    return list(dict.fromkeys(hits.tolist()))
 
 
 def _without_silence(stretch: Stretch, least: int) -> Stretch:

@@ -5,7 +5,7 @@ import pytest
 
 from tritonc.schemas.measurement import OpenLoad, Trace
 from tritonc.tuner.arrival_trace import ArrivalTrace
-from tritonc.tuner.arrivals import WHOLE_S, Arrivals, Schedule
+from tritonc.tuner.arrivals import WHOLE_S, Arrivals, Schedule, order_of
 
 
 def trace_of(*times: float) -> ArrivalTrace:
@@ -46,6 +46,23 @@ def test_a_long_trace_is_replayed_in_stretches_each_once_in_an_order_that_is_dra
     lengths = [each.window_s for each in seen]
     assert lengths == [each.window_s for each in schedules(trace, trace.rate, 3.0, parts, seed=5)]
     assert lengths != [each.window_s for each in schedules(trace, trace.rate, 1.5, parts, order=1)]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7, 12, 100, 3600])
+def test_an_order_has_every_part_once_and_begins_far_apart(parts: int) -> None:
+    order = order_of(parts, 3)
+    assert sorted(order) == list(range(parts))
+    if parts > 6:
+        assert min(abs(one - other) for one in order[:3] for other in order[:3] if one != other) >= parts // 6
+        assert abs(order[0] / parts - order_of(2 * parts, 3)[0] / (2 * parts)) <= 1 / parts
+
+
+def test_each_load_begins_with_the_same_stretch() -> None:
+    trace = trace_of(*np.cumsum(np.random.default_rng(0).exponential(0.05, 2000)))
+    arrivals = Arrivals(0, traces={trace.sha256: trace})
+    loads = [OpenLoad(rate=rate, distribution=Trace(trace=trace.sha256)) for rate in (20.0, 20.001)]
+    first, _, second = [arrivals.schedule(load, 1.5) for load in (loads[0], loads[0], loads[1])]
+    assert len(first.times_s) == len(second.times_s)
 
 
 def test_one_candidate_goes_on_where_it_was() -> None:
