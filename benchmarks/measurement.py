@@ -38,6 +38,7 @@ from tritonc.compiler.space import Space, space_for
 from tritonc.schemas.lock import KnobValue
 from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Measurement
 from tritonc.schemas.spec import ClosedWorkload, Slo
+from tritonc.tuner.demand import read_demands
 from tritonc.tuner.engines import engine_named
 from tritonc.tuner.inputs import read_inputs
 from tritonc.tuner.measure import Bench, Capacity, Known
@@ -263,8 +264,8 @@ def subject(model: str, folder: Path, stack: ExitStack) -> Subject:
     bench = Bench(
         generator=perf_analyzer_at(binary, environment),
         data=LoadData.of(inputs, own / "load"),
-        inputs=inputs,
-        workload=spec.workload,
+        inputs=(inputs,),
+        workload=read_demands(project, model)[0],
         slo=spec.slo,
         objective="throughput",
         accuracy=spec.accuracy,

@@ -38,6 +38,7 @@ from tritonc.compiler.joint import joined, members_of
 from tritonc.compiler.project import Project, open_project
 from tritonc.schemas.lock import Decision
 from tritonc.schemas.measurement import ClosedLoad, Failure, Load
+from tritonc.tuner.demand import read_demands
 from tritonc.tuner.engines import engine_named
 from tritonc.tuner.events import Decided, Event, SearchEnded, StudyStarted, Warned
 from tritonc.tuner.inputs import read_inputs
@@ -249,8 +250,8 @@ def _member(project: Project, one: Candidate, generator: PerfAnalyzer, stand: St
     bench = Bench(
         generator=generator,
         data=LoadData.of(inputs, folder),
-        inputs=inputs,
-        workload=spec.workload,
+        inputs=(inputs,),
+        workload=read_demands(project, one.model)[0],
         slo=spec.slo,
         objective="throughput",
         accuracy=spec.accuracy,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tritonc.compiler.selection import Selection
 from tritonc.schemas.lock import Decision, Result
-from tritonc.schemas.measurement import EngineInfo, Interval, Load
+from tritonc.schemas.measurement import EngineInfo, Interval, Load, Measurement
 from tritonc.schemas.spec_file import SpecFile
 
 
@@ -44,6 +44,8 @@ def _evidence(what: str, selection: Selection, decision: Decision) -> Iterator[s
         yield f"{what}: kept, since nothing was better by more than the noise ({measured})"
     if selection.result:
         yield f"this:     {describe_result(selection.result)}"
+        for measurement in selection.result.further:
+            yield f"also:     {_describe(measurement)}"
     if decision.baseline:
         yield f"baseline: {describe_result(decision.baseline)}"
     elif decision.baseline_failure:
@@ -58,7 +60,10 @@ def _evidence(what: str, selection: Selection, decision: Decision) -> Iterator[s
 
 def describe_result(result: Result) -> str:
     """A result in one line: throughput and p99 with their intervals, and the load."""
-    measurement = result.measurement
+    return _describe(result.measurement)
+
+
+def _describe(measurement: Measurement) -> str:
     parts = [f"{describe_interval(measurement.throughput)} inferences/s"]
     if "p99" in measurement.latency_ms:
         parts.append(f"p99 {describe_interval(measurement.latency_ms['p99'])} ms")
@@ -80,7 +85,7 @@ def describe_load(load: Load) -> str:
     batch = f", requests of {load.request_batch}" if load.request_batch > 1 else ""
     if load.kind == "closed":
         return f"{load.concurrency} {'client' if load.concurrency == 1 else 'clients'}{batch}"
-    return f"{_four_digits(load.rate)} requests/s {load.distribution}{batch}"
+    return f"{_four_digits(load.rate)} requests/s {load.arrivals}{batch}"
 
 
 def describe_engine(engine: EngineInfo) -> str:

@@ -83,13 +83,20 @@ def open_project(spec_path: Path, *, allow_outside: bool = False) -> Project:
     return Project(spec_file, models)
 
 
-def measuring_shapes(project: Project, model: str) -> dict[str, tuple[int, ...]]:
+def measuring_shapes(
+    project: Project, model: str, own: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[str, tuple[int, ...]]:
     """The dims that requests have while a model is measured, by input, without the batch axis.
+
+    Args:
+        project: where the model is.
+        model: its name.
+        own: dims of some requests, which win over those of the model.
 
     Raises:
         InputErrors: a dimension is open, and `shapes` of the spec does not say which size to measure.
     """
-    shapes = project.spec.models[model].shapes
+    shapes = {**project.spec.models[model].shapes, **(own or {})}
     result: dict[str, tuple[int, ...]] = {}
     errors: list[SpecError] = []
     for tensor in project.served_signature(model).inputs:
@@ -145,18 +152,24 @@ def _contradictions(spec_file: SpecFile, name: str, model: ModelSpec, file: Mode
                 + _why_no_batch_axis(file.signature),
                 "write max_batch_size: 0, or export the model with an open first dimension",
             )
-        if model.workload.request_batch > 1:
-            yield spec_file.error(
-                (*here, "workload", "request_batch"),
-                f"request_batch is {model.workload.request_batch}, but {model.source} has no batch axis",
-                "write request_batch: 1",
-            )
+        for number, workload in enumerate(model.workloads):
+            if workload.request_batch > 1:
+                yield spec_file.error(
+                    (*here, *model.workload_keys(number), "request_batch"),
+                    f"request_batch is {workload.request_batch}, but {model.source} has no batch axis",
+                    "write request_batch: 1",
+                )
     inputs = [tensor.name for tensor in file.signature.inputs]
     for unknown in model.data.keys() - inputs:
         what = f'data: the model has no input "{unknown}"'
         yield spec_file.error((*here, "data", unknown), what, did_you_mean(unknown, inputs), at_key=True)
     for problem in dims_problems(file.signature, model.dims, model.shapes):
         yield spec_file.error((*here, *problem.key_path), problem.what, problem.hint)
+    for number, workload in enumerate(model.workloads):
+        for place, share in enumerate(workload.shapes):
+            there = (*here, *model.workload_keys(number), "shapes", place)
+            for problem in dims_problems(file.signature, {}, share.shapes, pinned_by=model.dims):
+                yield spec_file.error((*there, *problem.key_path[1:]), problem.what, problem.hint)
 
 
 def _unmeasurable_objectives(spec_file: SpecFile) -> Iterator[SpecError]:

@@ -12,7 +12,8 @@ from tritonc.compiler.project import Project
 from tritonc.compiler.space import Space, space_for
 from tritonc.schemas.errors import ModelFileError
 from tritonc.schemas.lock import Digests
-from tritonc.schemas.spec import FileData
+from tritonc.schemas.problems import KeyPath
+from tritonc.schemas.spec import FileData, TraceWorkload
 
 Part = Literal["source", "signature", "space", "load"]
 
@@ -21,7 +22,7 @@ def digests(project: Project, model: str, target: str) -> Digests:
     """Digests of everything that a decision for (model, target) depends on.
 
     Raises:
-        InputErrors: the spec allows no candidate there, or a file of input data cannot be read.
+        InputErrors: the spec allows no candidate there, or a file of data or times cannot be read.
     """
     return digests_in(project, space_for(project, model, target))
 
@@ -35,7 +36,7 @@ def digests_in(project: Project, space: Space, *, alone: bool = False) -> Digest
         alone: the model is measured alone, even if the spec has it tuned together with others.
 
     Raises:
-        SpecError: a file of input data cannot be read.
+        SpecError: a file of input data, or of times of arrival, cannot be read.
     """
     file = project.models[space.model]
     return Digests(
@@ -63,13 +64,19 @@ def _load_digest(project: Project, model: str, target: str, *, alone: bool) -> s
     if "cost" in spec.objectives:
         machine_keys.add("price_per_hour")
     group = {} if alone else project.spec.group_of(model)
+    load = spec.model_dump(mode="json", include=load_keys, exclude_defaults=True)
+    for number, workload in enumerate(spec.workloads):
+        if isinstance(workload, TraceWorkload):  # what is in the file counts, not how it is called
+            keys = ("models", model, *spec.workload_keys(number), "file")
+            dumped = load["workload"][number] if isinstance(spec.workload, tuple) else load["workload"]
+            dumped["file"] = _file_digest(project, keys, workload.file)
     return _digest(
         {
             **({"together": dict(group)} if group else {}),
-            "load": spec.model_dump(mode="json", include=load_keys, exclude_defaults=True),
+            "load": load,
             "machine": machine.model_dump(mode="json", include=machine_keys, exclude_defaults=True),
             "files": {
-                name: _file_digest(project, model, name, data.file)
+                name: _file_digest(project, ("models", model, "data", name, "file"), data.file)
                 for name, data in spec.data.items()
                 if isinstance(data, FileData)
             },
@@ -77,8 +84,7 @@ def _load_digest(project: Project, model: str, target: str, *, alone: bool) -> s
     )
 
 
-def _file_digest(project: Project, model: str, name: str, file: str) -> str:
-    key_path = ("models", model, "data", name, "file")
+def _file_digest(project: Project, key_path: KeyPath, file: str) -> str:
     try:
         # Whether it may lie outside the project is for those to say who read its values.
         path = path_of_source(file, project.folder.resolve(), allow_outside=True)

@@ -44,9 +44,13 @@ class Result(Record):
     minus the price of a million inferences, minus joules an inference, or for a weighted objective the
     weighted log ratio to the baseline (on a front all weigh the same)."""
     missed: dict[str, float] = Field(default_factory=dict)
-    """Hard limits that it misses, by how much relative to them; none where `slo_met`."""
+    """Hard limits that it misses, by how much relative to them; none where `slo_met`. Those that it misses
+    under the second workload have "workload 2: " before their name, and so on."""
     missed_soft: dict[str, float] = Field(default_factory=dict)
     """Soft limits that it misses, by how much relative to them."""
+    further: tuple[Measurement, ...] = ()
+    """Where several workloads must hold: what it did under the second one, the third, and so on. None where
+    it missed the limits under the first one already."""
 
 
 class Digests(Record):

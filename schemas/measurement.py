@@ -48,6 +48,24 @@ class ClosedLoad(Record):
     request_batch: Annotated[int, Field(ge=1)] = 1
 
 
+class Trace(Record):
+    """Arrivals as a file has them, sped up or slowed down to the rate of the load."""
+
+    trace: str
+    """SHA-256 of the file."""
+
+
+def _distribution_kind(value: object) -> str:
+    return "trace" if isinstance(value, Mapping | Trace) else "drawn"
+
+
+Distribution = Annotated[
+    Annotated[Literal["poisson", "constant"], Tag("drawn")] | Annotated[Trace, Tag("trace")],
+    Discriminator(_distribution_kind),
+]
+"""How the requests of an open load arrive."""
+
+
 class OpenLoad(Record):
     """Requests sent at a rate of their own, whether or not the server keeps up.
 
@@ -56,8 +74,14 @@ class OpenLoad(Record):
 
     kind: Literal["open"] = "open"
     rate: Annotated[float, Field(gt=0)]
-    distribution: Literal["poisson", "constant"] = "poisson"
+    distribution: Distribution = "poisson"
     request_batch: Annotated[int, Field(ge=1)] = 1
+
+    @property
+    def arrivals(self) -> str:
+        """How requests arrive, in words."""
+        of = self.distribution
+        return f"of trace {of.trace[:12]}" if isinstance(of, Trace) else of
 
 
 def _load(value: object) -> object:
@@ -120,12 +144,13 @@ class Measurement(Record):
     errors: Annotated[int, Field(ge=0)] = 0
     duration_s: float
     throughput: Interval
-    """Inferences a second."""
+    """Inferences a second; of a trace at its mean rate, of which stretches may have been replayed."""
     latency_ms: dict[Literal["avg", "p50", "p90", "p95", "p99"], Interval]
     offered_rate: float | None = None
     """Open loop: requests a second really sent, from the send times."""
     sustained: bool = True
-    """Open loop: completed >= 0.98 x sent, and latency does not grow over the window."""
+    """Open loop: completed >= 0.98 x sent, and latency does not grow over the window (of a trace: nothing is
+    left to do where the trace leaves time for it)."""
     queue_ms: float | None = None
     compute_input_ms: float | None = None
     compute_infer_ms: float | None = None

@@ -143,7 +143,7 @@ def _resolve(
         if step == "[key]":
             return tuple(path), True, _inner(parents, 0), parents
         if tagged:
-            types = tagged
+            types = tuple(get_args(kind)[0] for kind in tagged)
         else:
             path.append(step)
             parents, types = types, _below(types, step)

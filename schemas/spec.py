@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from tritonc.schemas.errors import did_you_mean, found, shortened
-from tritonc.schemas.problems import problem
+from tritonc.schemas.problems import KeyPath, problem
 from tritonc.schemas.spec_fields import (
     INT32_MAX,
     NAME_PATTERN,
@@ -38,7 +38,7 @@ from tritonc.schemas.spec_fields import (
     scalar,
 )
 from tritonc.schemas.together import Groups, groups_of
-from tritonc.schemas.workload import ClosedWorkload, OpenWorkload, Workload
+from tritonc.schemas.workload import ClosedWorkload, OpenWorkload, TraceWorkload, Workload, Workloads
 
 API_VERSION = "tritonc/v1"
 
@@ -338,8 +338,8 @@ class ModelSpec(Model):
     """The largest to consider; 0: the model has no batch axis."""
     data: dict[str, InputData] = Field(default_factory=dict)
     """Values of the inputs, for measuring and verifying."""
-    workload: Workload = ClosedWorkload()
-    """How requests arrive."""
+    workload: Workloads = ClosedWorkload()
+    """How requests arrive; of several all must hold, and the first one's capacity is sought."""
     slo: Slo = Slo()
     objective: Annotated[
         Annotated[Objective, Tag("single")]
@@ -364,19 +364,29 @@ class ModelSpec(Model):
             return self.objective.pareto
         return (self.objective,) if isinstance(self.objective, str) else tuple(self.objective)
 
+    @property
+    def workloads(self) -> tuple[Workload, ...]:
+        """All that must hold; the first one's capacity is sought."""
+        return self.workload if isinstance(self.workload, tuple) else (self.workload,)
+
+    def workload_keys(self, number: int) -> KeyPath:
+        """Where one of `workloads` stands, from the model on."""
+        return ("workload", number) if isinstance(self.workload, tuple) else ("workload",)
+
     @field_validator("workload")
     @classmethod
-    def _fits_batch(
-        cls, value: ClosedWorkload | OpenWorkload, info: ValidationInfo
-    ) -> ClosedWorkload | OpenWorkload:
+    def _fits_batch(cls, value: Workloads, info: ValidationInfo) -> Workloads:
         largest = info.data.get("max_batch_size", INT32_MAX)
-        if value.request_batch > max(largest, 1):
-            why = " (no batch axis)" if largest == 0 else ""
-            raise problem(
-                f"{{field}}.request_batch is {value.request_batch} but max_batch_size is {largest}{why}",
-                "lower request_batch, or raise max_batch_size",
-                at=("request_batch",),
-            )
+        for number, each in enumerate(value if isinstance(value, tuple) else (value,)):
+            if each.request_batch > max(largest, 1):
+                why = " (no batch axis)" if largest == 0 else ""
+                at: KeyPath = (number,) if isinstance(value, tuple) else ()
+                name = f"{{field}}[{number}]" if at else "{field}"
+                raise problem(
+                    f"{name}.request_batch is {each.request_batch} but max_batch_size is {largest}{why}",
+                    "lower request_batch, or raise max_batch_size",
+                    at=(*at, "request_batch"),
+                )
         return value
 
 
@@ -459,6 +469,11 @@ class Spec(Model):
                         f"{{field}} names {name}, whose objective is a front",
                         "give it one objective, or weights: together there is one number to make best",
                     )
+                if models is not None and len(models[name].workloads) > 1:
+                    raise problem(
+                        f"{{field}} names {name}, which has several workloads",
+                        "give it one: together each model is under its own while the others are under theirs",
+                    )
         return groups
 
     def group_of(self, model: str) -> Mapping[str, float]:
@@ -497,6 +512,8 @@ __all__ = [
     "SoftSizeLimit",
     "Spec",
     "TargetSpec",
+    "TraceWorkload",
     "Weight",
     "Workload",
+    "Workloads",
 ]

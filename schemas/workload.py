@@ -5,24 +5,89 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Discriminator, Tag, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
 
 from tritonc.schemas.errors import did_you_mean, found
 from tritonc.schemas.problems import problem
-from tritonc.schemas.spec_fields import Count, Model, Positive
+from tritonc.schemas.spec_fields import Count, Dims, FilePath, Model, Positive
 
 
-class ClosedWorkload(Model):
+class ShapeShare(Model):
+    """Shapes that a share of the requests have: dims without the batch axis by input, beside the `weight`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, Dims] = Field(init=False)
+
+    weight: Positive = 1.0
+    """Requests with these shapes, relative to those with others."""
+
+    @property
+    def shapes(self) -> Mapping[str, Dims]:
+        """Dims without the batch axis, by input."""
+        return self.__pydantic_extra__
+
+
+def _mix(value: tuple[ShapeShare, ...]) -> tuple[ShapeShare, ...]:
+    if len(value) == 1:
+        hint = "name at least two, or write the only one as shapes: of the model"
+        raise problem("{field} has one entry", hint)
+    inputs = [set(each.shapes) for each in value]
+    for place, names in enumerate(inputs):
+        if not names:
+            what, hint = (
+                f"{{field}}[{place}] names no input",
+                "write its dims, as in {weight: 3, x: [3, 48, 320]}",
+            )
+            raise problem(what, hint, at=(place,))
+        if names != inputs[0]:
+            odd = ", ".join(sorted(names ^ inputs[0]))
+            what = f"{{field}}[{place}] names other inputs than the first entry: {odd}"
+            raise problem(what, "name the same inputs in every entry", at=(place,))
+        if any(value[place].shapes == other.shapes for other in value[:place]):
+            raise problem(
+                f"{{field}}[{place}] has the shapes of another entry", "add their weights", at=(place,)
+            )
+    return value
+
+
+class _Requests(Model):
+    """What requests of a workload hold, however they arrive."""
+
+    request_batch: Count = 1
+    """Inferences in one request."""
+    shapes: Annotated[tuple[ShapeShare, ...], AfterValidator(_mix)] = ()
+    """Shapes that clients send, in proportion to their weights; without them those of the model."""
+
+    @field_validator("shapes")
+    @classmethod
+    def _one_by_one(cls, value: tuple[ShapeShare, ...], info: ValidationInfo) -> tuple[ShapeShare, ...]:
+        if value and info.data.get("request_batch", 1) > 1:
+            raise problem(
+                f"{{field}} has several shapes, and a request has {info.data['request_batch']} inferences",
+                "write request_batch: 1: one request has inferences of one shape, and the load generator "
+                "would fill it with several",
+            )
+        return value
+
+
+class ClosedWorkload(_Requests):
     """Clients that wait for each answer; the tuner finds how many of them a configuration carries."""
 
     arrival: Literal["closed"] = "closed"
     max_concurrency: Count = 64
     """Ceiling of the search for capacity, in requests under way at once."""
-    request_batch: Count = 1
-    """Inferences in one request."""
 
 
-class OpenWorkload(Model):
+class OpenWorkload(_Requests):
     """Requests that arrive at a rate of their own, in requests a second."""
 
     arrival: Literal["poisson", "constant"]
@@ -31,22 +96,45 @@ class OpenWorkload(Model):
     """Requests a second that must be carried: a configuration that does not sustain them is not feasible."""
     max_rate: Positive | None = None
     """Ceiling of the search for capacity, in requests a second (default: 16 times `rate`)."""
-    request_batch: Count = 1
-    """Inferences in one request."""
 
     @field_validator("max_rate")
     @classmethod
     def _above_rate(cls, value: float | None, info: ValidationInfo) -> float | None:
-        rate = info.data.get("rate")
-        if value is not None and rate is not None and value < rate:
-            raise problem(
-                f"{{field}} is {value:g}, below rate, which is {rate:g}", "it is a ceiling: raise it"
-            )
-        return value
+        return _ceiling(value, info.data.get("rate"))
 
 
-_ARRIVALS = ("closed", "poisson", "constant")
-_RATE_KEYS = ("rate", "max_rate")
+class TraceWorkload(_Requests):
+    """Requests that arrive as they once did: the times in a file, replayed over and over."""
+
+    arrival: Literal["trace"]
+    file: FilePath
+    """Times of arrival in seconds, one a line, ascending; relative to the spec's folder."""
+    rate: Positive | None = None
+    """Requests a second that must be carried, to which the trace is sped up or slowed down (default: its own
+    mean rate)."""
+    max_rate: Positive | None = None
+    """Ceiling of the search for capacity, in requests a second (default: 16 times `rate`)."""
+
+    @field_validator("max_rate")
+    @classmethod
+    def _above_rate(cls, value: float | None, info: ValidationInfo) -> float | None:
+        return _ceiling(value, info.data.get("rate"))
+
+
+def _ceiling(value: float | None, rate: float | None) -> float | None:
+    """A `max_rate` that is not below `rate`."""
+    if value is not None and rate is not None and value < rate:
+        raise problem(f"{{field}} is {value:g}, below rate, which is {rate:g}", "it is a ceiling: raise it")
+    return value
+
+
+_OWN_KEYS: Mapping[str, tuple[str, ...]] = {
+    "closed": ("max_concurrency",),
+    "poisson": ("rate", "max_rate"),
+    "constant": ("rate", "max_rate"),
+    "trace": ("file", "rate", "max_rate"),
+}
+"""The keys of a workload that have a meaning with some arrivals only, by arrival."""
 
 
 def _workload(value: object) -> object:
@@ -56,36 +144,80 @@ def _workload(value: object) -> object:
         hint = "it must be a mapping, such as {arrival: closed, max_concurrency: 32}"
         raise problem(f"{{field}} is {found(value)}", hint)
     arrival = value.get("arrival", "closed")
-    if arrival not in _ARRIVALS:
+    if arrival not in _OWN_KEYS:
         raise problem(
-            f"{{field}}.arrival is {found(arrival)}", did_you_mean(str(arrival), _ARRIVALS), at=("arrival",)
+            f"{{field}}.arrival is {found(arrival)}",
+            did_you_mean(str(arrival), sorted(_OWN_KEYS)),
+            at=("arrival",),
         )
-    for key in _RATE_KEYS if arrival == "closed" else ("max_concurrency",):
-        if key in value and "arrival" not in value:
-            raise problem(
-                f"{{field}} has {key} but no arrival",
-                "add arrival: poisson or arrival: constant, or leave the rate out",
-                at=(key,),
-            )
-        if key in value:
-            other = "poisson or arrival: constant" if arrival == "closed" else "closed"
-            raise problem(
-                f"{{field}}.{key} has no meaning with arrival: {arrival}",
-                f"leave it out, or write arrival: {other}",
-                at=(key,),
-            )
+    own = _OWN_KEYS[arrival]
+    for key in dict.fromkeys(key for keys in _OWN_KEYS.values() for key in keys if key not in own):
+        if key not in value:
+            continue
+        others = " or ".join(f"arrival: {name}" for name, keys in _OWN_KEYS.items() if key in keys)
+        if "arrival" not in value:
+            what, hint = f"{{field}} has {key} but no arrival", f"add {others}, or leave {key} out"
+            raise problem(what, hint, at=(key,))
+        what = f"{{field}}.{key} has no meaning with arrival: {arrival}"
+        raise problem(what, f"leave it out, or write {others}", at=(key,))
     return value
+
+
+_KINDS: Mapping[str, str] = {"closed": "closed loop", "trace": "trace"}
 
 
 def _workload_kind(value: object) -> str:
     arrival = (
         value.get("arrival", "closed") if isinstance(value, Mapping) else getattr(value, "arrival", "closed")
     )
-    return "closed loop" if arrival == "closed" else "open loop"
+    return _KINDS.get(arrival, "open loop")
 
 
 Workload = Annotated[
-    Annotated[ClosedWorkload, Tag("closed loop")] | Annotated[OpenWorkload, Tag("open loop")],
+    Annotated[ClosedWorkload, Tag("closed loop")]
+    | Annotated[OpenWorkload, Tag("open loop")]
+    | Annotated[TraceWorkload, Tag("trace")],
     Discriminator(_workload_kind),
     BeforeValidator(_workload),
 ]
+
+
+def _several(value: tuple[Workload, ...]) -> tuple[Workload, ...]:
+    if len(value) < 2:
+        hint = "name at least two, or write a single one without the list"
+        raise problem(f"{{field}} is a list of {'one workload' if value else 'no workload'}", hint)
+    for place, further in enumerate(value[1:], 1):
+        if not isinstance(further, ClosedWorkload) and further.max_rate is not None:
+            raise problem(
+                f"{{field}}[{place}].max_rate has no meaning: it must hold at its rate, and only the first "
+                "workload's capacity is sought",
+                "leave it out",
+                at=(place, "max_rate"),
+            )
+        if isinstance(further, ClosedWorkload) and "max_concurrency" not in further.model_fields_set:
+            raise problem(
+                f"{{field}}[{place}] has no max_concurrency",
+                "say how many clients it must hold with",
+                at=(place,),
+            )
+    if any(value.count(each) > 1 for each in value):
+        raise problem("{field} has the same workload twice", "name each once")
+    return value
+
+
+def _workload_count(value: object) -> str:
+    return "several workloads" if isinstance(value, list | tuple) else "one workload"
+
+
+Workloads = Annotated[
+    Annotated[Workload, Tag("one workload")]
+    | Annotated[
+        tuple[Workload, ...],
+        AfterValidator(_several),
+        Field(json_schema_extra={"minItems": 2}),
+        Tag("several workloads"),
+    ],
+    Discriminator(_workload_count),
+]
+"""One workload, or several that must all hold: the first one's capacity is sought, and each further one must
+keep the limits as it stands, at its `rate` or with `max_concurrency` clients."""

@@ -87,6 +87,7 @@ def outcome_text(trial: Trial, baseline: Trial | None, objective: Objective) -> 
     members = trial.outcome.members
     text = "; ".join(f"{model} {_capacity_text(each)}" for model, each in members.items())
     text = text or _capacity_text(measured)
+    text += "".join(f"; {line}" for line in numbers.further(trial.outcome.further))
     if "memory" in weights_of(objective):
         text += f", {numbers.size(held_memory_bytes(measured))}"
     if "energy" in weights_of(objective):

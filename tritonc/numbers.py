@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tritonc.schemas.lock import KnobValue
 from tritonc.schemas.measurement import Interval, Load, Measurement
@@ -90,7 +90,7 @@ def load(measured: Load) -> str:
     batch = f", request batch {measured.request_batch}" if measured.request_batch > 1 else ""
     if measured.kind == "closed":
         return f"concurrency {measured.concurrency}{batch}"
-    return f"{number(measured.rate)} requests/s {measured.distribution}{batch}"
+    return f"{number(measured.rate)} requests/s {measured.arrivals}{batch}"
 
 
 def throughput(measurement: Measurement) -> str:
@@ -106,6 +106,14 @@ def latency(measurement: Measurement, statistic: str = "p99") -> str:
     found = {str(name): value for name, value in measurement.latency_ms.items()}.get(statistic)
     count = measurement.requests if measurement.sustained else None
     return interval(found, "ms", count=count) if found else "unknown"
+
+
+def further(measured: Sequence[Measurement]) -> list[str]:
+    """What was measured under the second workload, the third and so on, a line each."""
+    return [
+        f"workload {number} ({load(each.load)}): {throughput(each)}, p99 {latency(each)}"
+        for number, each in enumerate(measured, 2)
+    ]
 
 
 def energy(measurement: Measurement) -> str:
@@ -141,7 +149,7 @@ def missed(violations: Mapping[str, float]) -> str:
     'p99_latency_ms by 12%'
     """
     return ", ".join(
-        f"rate not sustained, by {violation:.0%}" if limit == "sustained" else f"{limit} by {violation:.0%}"
+        f"{limit.replace('sustained', 'rate not sustained,')} by {violation:.0%}"
         for limit, violation in violations.items()
         if violation > 0
     )

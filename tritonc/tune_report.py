@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tritonc import numbers
 from tritonc.live import engine_line, hardware_line
 from tritonc.schemas.lock import Decision, Result
+from tritonc.schemas.measurement import Measurement
 from tritonc.schemas.spec import Axis
 from tritonc.tuner.events import TargetSkipped
 from tritonc.tuner.objective import Objective, axes_of, weights_of
@@ -153,9 +154,20 @@ def _table(decision: Decision, columns: Sequence[tuple[str, Result]], price: flo
     table.add_row("memory", *(numbers.size(m.memory_bytes) for m in measured))
     if any(m.gpu_memory_bytes is not None for m in measured):
         table.add_row("GPU memory", *(numbers.size(m.gpu_memory_bytes) for m in measured))
+    for place in range(max(len(result.further) for _, result in columns)):
+        under = (result.further[place : place + 1] for _, result in columns)
+        table.add_row(
+            f"workload {place + 2}", *(_held(seen[0]) if seen else "not measured" for seen in under)
+        )
     table.add_row("requests", *(f"{m.requests}, {m.errors} errors" for m in measured))
     table.add_row("SLO", *(_slo(result) for _, result in columns))
     return table
+
+
+def _held(measured: Measurement) -> str:
+    """What was measured under a workload that must hold, too."""
+    what = f"{numbers.throughput(measured)}, p99 {numbers.latency(measured)}"
+    return f"{numbers.load(measured.load)}: {what}; {measured.requests} requests"
 
 
 def _front(decision: Decision, axes: Sequence[Axis], price: float | None) -> list[RenderableType]:

@@ -89,11 +89,23 @@ class Inputs:
 
     def write_load_file(self, path: Path) -> None:
         """Writes what perf_analyzer's `--input-data` reads: one step for each sample, used in turn."""
-        sample_bytes = sum(each.samples[0].nbytes for each in self.inputs)
-        steps = max(1, min(_SAMPLES, _LOAD_BYTES // max(1, sample_bytes)))
+        steps = max(1, min(_SAMPLES, _LOAD_BYTES // max(1, self.sample_bytes)))
         steps = min(steps, max((len(each.samples) for each in self.inputs), default=1))
-        data = [{each.tensor.name: _step(each, index) for each in self.inputs} for index in range(steps)]
+        data = [self.step(index) for index in range(steps)]
         path.write_text(json.dumps({"data": data}), encoding="utf-8")
+
+    @property
+    def sample_bytes(self) -> int:
+        """Of one sample of all inputs."""
+        return sum(each.samples[0].nbytes for each in self.inputs)
+
+    def step(self, index: int) -> dict[str, Any]:
+        """One sample of all inputs as perf_analyzer reads it."""
+        return {each.tensor.name: _step(each, index) for each in self.inputs}
+
+    def shape_text(self) -> str:
+        """The dims of all inputs, for people."""
+        return ", ".join(f"{each.tensor.name} {list(each.dims)}" for each in self.inputs)
 
 
 def _step(each: InputSamples, index: int) -> dict[str, Any]:
@@ -107,7 +119,14 @@ def _step(each: InputSamples, index: int) -> dict[str, Any]:
     return {"b64": b64encode(encoded(sample, each.tensor.dtype)).decode(), "shape": shape}
 
 
-def read_inputs(project: Project, model: str, *, seed: int = 0, allow_outside: bool = False) -> Inputs:
+def read_inputs(
+    project: Project,
+    model: str,
+    *,
+    seed: int = 0,
+    allow_outside: bool = False,
+    own: Mapping[str, tuple[int, ...]] | None = None,
+) -> Inputs:
     """Values of the inputs of `model`: those of `data` in the spec, else random ones.
 
     Without `data`, floats are uniform in [0, 1), integers 0 or 1, booleans either, strings short words.
@@ -117,11 +136,12 @@ def read_inputs(project: Project, model: str, *, seed: int = 0, allow_outside: b
         model: its name in the spec.
         seed: of the random values; the same seed gives the same values.
         allow_outside: whether data files may lie outside the project's folder.
+        own: dims of some requests by input, which win over those of the model.
 
     Raises:
         InputErrors: every problem of `data` and `shapes` of this model.
     """
-    shapes = measuring_shapes(project, model)
+    shapes = measuring_shapes(project, model, own)
     signature = project.served_signature(model)
     declared = project.spec.models[model].data
     errors: list[SpecError] = []

@@ -6,7 +6,7 @@ import datetime
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tritonc.schemas.errors import SetupError
 from tritonc.schemas.lock import Decision, Digests, Lock
 from tritonc.schemas.lock_file import read_lock, write_lock
 from tritonc.schemas.measurement import EngineInfo, Failure, Load
+from tritonc.tuner.demand import Demand, TraceDemand, read_demands, replay_note
 from tritonc.tuner.engines import Engine
 from tritonc.tuner.events import (
     Decided,
@@ -28,9 +29,10 @@ from tritonc.tuner.events import (
     Undecided,
     Warned,
 )
+from tritonc.tuner.every_workload import EveryWorkload
 from tritonc.tuner.evidence import caveats, engine_info, next_study_name, study_name
+from tritonc.tuner.further_workloads import further_slo
 from tritonc.tuner.git import commit_of
-from tritonc.tuner.inputs import read_inputs
 from tritonc.tuner.joint_study import (
     Alone,
     carried_in,
@@ -49,6 +51,7 @@ from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch, obse
 from tritonc.tuner.perf_analyzer import LoadData, PerfAnalyzer, perf_analyzer_at
 from tritonc.tuner.plan import Plan, SamplerName, Settings, Task
 from tritonc.tuner.race import Entrant, Measuring, Sample
+from tritonc.tuner.request_mix import every_shape, read_mix
 from tritonc.tuner.session import noise_of
 from tritonc.tuner.stand import Stand
 from tritonc.tuner.study import (
@@ -180,7 +183,11 @@ class Job:
         spec = self._project.spec.models[task.space.model]
         objective = dict(spec.objective) if isinstance(spec.objective, dict) else spec.objective
         history = observations_in(storage, task.space.model, task.space.target, but=study)
-        return Goal(objective, spec.slo, searched_loads(spec.workload, spec.slo, objective), history)
+        loads = searched_loads(self._demands(task.space.model)[0], spec.slo, objective)
+        return Goal(objective, spec.slo, loads, history)
+
+    def _demands(self, model: str) -> tuple[Demand, ...]:
+        return read_demands(self._project, model, allow_outside=self._settings.allow_outside)
 
     def _tune(self, study: _Study, generator: PerfAnalyzer, deadline: float) -> None:
         space = study.task.space
@@ -189,7 +196,12 @@ class Job:
             self._decided(study.held, "nothing was to be added to what the lock holds")
             return
         with self._opened(study, self._project.spec.models[space.model].objective) as log:
-            self._measure(study, self._measuring(study, generator), log, deadline)
+            first, *further = self._benches(study, generator)
+            measuring = self._measuring(study, first)
+            if further:
+                self._measure(study, EveryWorkload(measuring, first, further), log, deadline)
+            else:
+                self._measure(study, measuring, log, deadline)
 
     @contextmanager
     def _opened(self, study: _Study, objective: Objective) -> Iterator[TrialLog]:
@@ -209,6 +221,9 @@ class Job:
                 hardware=self._hardware,
             )
         )
+        for demand in self._demands(space.model) if not study.task.members else ():
+            if isinstance(demand, TraceDemand) and (note := replay_note(demand)):
+                self._warn(note)
         study.stand.start()
         log = TrialLog(self._project, self.tracking, search, study.stand)
         log.open(self._tags(study))
@@ -233,21 +248,27 @@ class Job:
             with suppress(SetupError):  # then the next run looks again
                 study.search.mark_logged(self.tracking.place)
 
-    def _bench(self, study: _Study, generator: PerfAnalyzer) -> Bench:
+    def _benches(self, study: _Study, generator: PerfAnalyzer) -> tuple[Bench, ...]:
+        """One for each workload of the model; the first one's capacity is sought."""
         space, spec = study.task.space, self._project.spec.models[study.task.space.model]
-        inputs = read_inputs(
-            self._project,
-            space.model,
-            seed=self._settings.seed,
-            allow_outside=self._settings.allow_outside,
-        )
+        mixes = [
+            read_mix(
+                self._project,
+                space.model,
+                number,
+                seed=self._settings.seed,
+                allow_outside=self._settings.allow_outside,
+            )
+            for number in range(len(spec.workloads))
+        ]
         folder = study.stand.folder / "load" / space.model
         folder.mkdir(parents=True, exist_ok=True)
-        return Bench(
+        first, *others = self._demands(space.model)
+        bench = Bench(
             generator=generator,
-            data=LoadData.of(inputs, folder),
-            inputs=inputs,
-            workload=spec.workload,
+            data=LoadData.of(mixes[0], folder),
+            inputs=every_shape(mixes),
+            workload=first,
             slo=spec.slo,
             objective=dict(spec.objective) if isinstance(spec.objective, dict) else spec.objective,
             accuracy=spec.accuracy,
@@ -255,15 +276,21 @@ class Job:
             load_search=LoadLadder if self._settings.sampler == "grid" else LoadSearch,
             price_per_hour=self._project.spec.targets[space.target].price_per_hour or 1.0,
         )
+        slo = further_slo(spec.slo)
+        further = [
+            replace(bench, workload=demand, slo=slo, data=LoadData.of(mix, folder, f"load-{number}.json"))
+            for number, (demand, mix) in enumerate(zip(others, mixes[1:], strict=True), 2)
+        ]
+        return (bench, *further)
 
     def _on_load(self, candidate: Candidate, load: Load | None) -> None:
         self.tracking.settle()
         self._observer(LoadStarted(candidate, load))
 
-    def _measuring(self, study: _Study, generator: PerfAnalyzer) -> StandMeasuring:
+    def _measuring(self, study: _Study, bench: Bench) -> StandMeasuring:
         return StandMeasuring(
             study.stand,
-            self._bench(study, generator),
+            bench,
             baseline=study.task.space.baseline,
             compared_with=partial(compared_with, study.search),
             on_load=self._on_load,
@@ -271,7 +298,7 @@ class Job:
             noise=noise_of(study.search),
         )
 
-    def _measure(self, study: _Study, measuring: StandMeasuring, log: TrialLog, deadline: float) -> None:
+    def _measure(self, study: _Study, measuring: Measuring[Sample], log: TrialLog, deadline: float) -> None:
         """Search, race, decision, lock."""
         search = study.search
         self._search(study, measuring, log, deadline)
@@ -357,9 +384,8 @@ class Job:
         for one in members:
             study = self._study(one, info, stand)
             with self._opened(study, self._project.spec.models[one.space.model].objective) as log:
-                self._search(
-                    study, self._measuring(study, generator), log, self._deadline(started, len(left))
-                )
+                measuring = self._measuring(study, self._benches(study, generator)[0])
+                self._search(study, measuring, log, self._deadline(started, len(left)))
                 stand.withdraw()
             left.remove(one)
             alone.append(study)
@@ -380,15 +406,16 @@ class Job:
         cores = len(task.cores.server) or self._hardware.cores
         study = self._study(task, alone[0].info, alone[0].stand, goal_of(studies, cores))
         search = study.search
+        benches = [self._benches(one, generator)[0] for one in alone]
         members = [
             Member(
                 model=one.task.space.model,
                 weight=of.weight,
-                measuring=self._measuring(one, generator),
-                bench=self._bench(one, generator),
+                measuring=self._measuring(one, bench),
+                bench=bench,
                 level=of.level,
             )
-            for one, of in zip(alone, studies, strict=True)
+            for one, of, bench in zip(alone, studies, benches, strict=True)
         ]
         measuring = TogetherMeasuring(
             study.stand,
@@ -451,7 +478,7 @@ class Job:
             and (len(study.search.trials) >= study.trials or study.search.is_over)
         )
 
-    def _previous(self, study: _Study, measuring: StandMeasuring) -> tuple[Candidate | None, Load | None]:
+    def _previous(self, study: _Study, measuring: Measuring[Sample]) -> tuple[Candidate | None, Load | None]:
         """The configuration served now, if it is a candidate still, and the load it carries now."""
         result = served_result(study.held) if study.held else None
         if result is None:

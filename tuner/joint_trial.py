@@ -175,6 +175,7 @@ class JointTrial:
                     cap_s=0.0,
                     seed=self.members[model].bench.seed + self.count,
                     window_s=window_s,
+                    replayed=self.count,
                 )
                 for model, name in self.names.items()
             }

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tritonc.schemas.measurement import ClosedLoad, Load, Measurement
-from tritonc.schemas.spec import OpenWorkload, Slo, Workload
+from tritonc.schemas.spec import Slo
 from tritonc.tuner.boundary import Curve, Point
+from tritonc.tuner.demand import Demand, OpenDemand
 from tritonc.tuner.loads import ceiling, level_of, workload_kind
 from tritonc.tuner.objective import Objective, Percentile, latency_limits, seeks_capacity
 
@@ -29,13 +30,13 @@ Choice = Callable[[Sequence[Point]], Point]
 
 
 def rule_for(
-    workload: Workload, slo: Slo, objective: Objective, saturated: Measurement | None, first: Load | None
+    workload: Demand, slo: Slo, objective: Objective, saturated: Measurement | None, first: Load | None
 ) -> tuple[float, Rule, Choice]:
     """First level, rule and choice for what the objective needs."""
     for_capacity = seeks_capacity(objective)
     limits, least = latency_limits(slo.limits), slo.limits.get("min_throughput")
     expected = level_of(first) if first is not None and first.kind == workload_kind(workload) else None
-    if isinstance(workload, OpenWorkload):
+    if isinstance(workload, OpenDemand):
         if not for_capacity:
             return workload.rate, _stay, within
         done = saturated.throughput.value / workload.request_batch if saturated else None
@@ -52,14 +53,14 @@ def rule_for(
     return guess, *capacity_rule(workload, bool(limits) or "avg_queue_ms" in slo.limits)
 
 
-def capacity_rule(workload: Workload, is_limited: bool) -> tuple[Rule, Choice]:
+def capacity_rule(workload: Demand, is_limited: bool) -> tuple[Rule, Choice]:
     """Rule and choice where capacity is sought.
 
     Args:
         workload: of the spec.
         is_limited: whether there is a limit that a larger load breaks.
     """
-    if isinstance(workload, OpenWorkload):
+    if isinstance(workload, OpenDemand):
         return _OpenCapacity(ceiling(workload), None), _largest_within
     if is_limited:
         return _ClosedCapacity(workload.max_concurrency), within

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from tritonc.schemas.measurement import Interval, Load, Measurement, OpenLoad
-from tritonc.schemas.spec import OpenWorkload, Slo, Workload
+from tritonc.schemas.spec import Slo
 from tritonc.tuner.boundary import Curve, Point
+from tritonc.tuner.demand import Demand, OpenDemand
 from tritonc.tuner.load_rules import capacity_rule, rule_for, within
 from tritonc.tuner.loads import ceiling, ladder, level_of, load_at, workload_kind
 from tritonc.tuner.objective import (
@@ -56,7 +57,7 @@ class LoadSearch:
     and of the loads that keep them the one that is worth most decides.
 
     Args:
-        workload: of the spec.
+        workload: of the spec, with its trace read.
         slo: of the spec.
         objective: of the spec.
         saturated: what a short window at saturation showed, for the first guess.
@@ -80,7 +81,7 @@ class LoadSearch:
 
     def __init__(
         self,
-        workload: Workload,
+        workload: Demand,
         slo: Slo,
         objective: Objective,
         *,
@@ -199,7 +200,7 @@ class LoadSearch:
     def _misses_soft_limits_everywhere(self) -> bool:
         """Whether the smallest load there is was measured and misses a limit, of which some are soft."""
         is_soft = any(name in self._slo.soft for name in [*_full(self._limits), "avg_queue_ms"])
-        lowest = self._workload.rate if isinstance(self._workload, OpenWorkload) else 1.0
+        lowest = self._workload.rate if isinstance(self._workload, OpenDemand) else 1.0
         point = self._points.get(lowest)
         if self._is_softened or not is_soft or not self._seeks_capacity:
             return False
@@ -235,7 +236,7 @@ class LoadSearch:
         beyond = [p for p in points if p.excess > _FAR or (p.times >= 2 and p.surely_beyond)]
         if not beyond:
             return False
-        if isinstance(self._workload, OpenWorkload):
+        if isinstance(self._workload, OpenDemand):
             return beyond[0].level * self._workload.request_batch < wanted
         below = [point for point in points if point.level <= beyond[0].level]
         return max(_SLACK * _at_most(point.throughput) for point in below) < wanted

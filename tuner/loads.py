@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad
-from tritonc.schemas.spec import ClosedWorkload, Slo, Workload
+from tritonc.schemas.spec import ClosedWorkload, Slo
+from tritonc.tuner.demand import Demand
 from tritonc.tuner.objective import Objective, seeks_capacity
 
 _MODEL_STEP = 1.2
@@ -14,7 +15,7 @@ _LADDER_OPEN = 1.5
 _CLOSED_STEP = 0.85
 _OPEN_STEP = 0.9
 _FEWEST = 0.5
-_MAX_RATE = 16.0  # times `rate`, where the spec has no `max_rate` (schemas.spec.OpenWorkload)
+_MAX_RATE = 16.0  # times `rate`, where the spec has no `max_rate` (schemas.workload)
 
 
 def level_of(load: Load) -> float:
@@ -22,7 +23,7 @@ def level_of(load: Load) -> float:
     return load.concurrency if isinstance(load, ClosedLoad) else load.rate
 
 
-def load_at(workload: Workload, level: float) -> Load:
+def load_at(workload: Demand, level: float) -> Load:
     """The load of a workload at a level."""
     batch = workload.request_batch
     if isinstance(workload, ClosedWorkload):
@@ -30,19 +31,26 @@ def load_at(workload: Workload, level: float) -> Load:
     return OpenLoad(rate=level, distribution=workload.arrival, request_batch=batch)
 
 
-def workload_kind(workload: Workload) -> str:
+def load_to_hold(workload: Demand) -> Load:
+    """The load that a further workload is: its rate, or all of its clients."""
+    if isinstance(workload, ClosedWorkload):
+        return load_at(workload, workload.max_concurrency)
+    return load_at(workload, workload.rate)
+
+
+def workload_kind(workload: Demand) -> str:
     """The kind of the loads that a workload has: "closed" or "open"."""
     return "closed" if isinstance(workload, ClosedWorkload) else "open"
 
 
-def ceiling(workload: Workload) -> float:
+def ceiling(workload: Demand) -> float:
     """The largest level that may be asked."""
     if isinstance(workload, ClosedWorkload):
         return float(workload.max_concurrency)
     return max(workload.rate, workload.max_rate or _MAX_RATE * workload.rate)
 
 
-def searched_loads(workload: Workload, slo: Slo, objective: Objective) -> tuple[Load, ...]:
+def searched_loads(workload: Demand, slo: Slo, objective: Objective) -> tuple[Load, ...]:
     """The loads that a model of a candidate needs to know about, ascending, about a fifth apart.
 
     Where the objective asks for no capacity, only the one that must be carried, or those that could reach
@@ -61,7 +69,7 @@ def searched_loads(workload: Workload, slo: Slo, objective: Objective) -> tuple[
     return tuple(OpenLoad(rate=rate, distribution=workload.arrival, request_batch=batch) for rate in rates)
 
 
-def lower_load(workload: Workload, load: Load, excess: float) -> Load | None:
+def lower_load(workload: Demand, load: Load, excess: float) -> Load | None:
     """A smaller load that could keep a latency limit; None below what must be carried.
 
     A closed load has fewer clients by as much as the limit is missed, since latency is proportional to them
@@ -82,7 +90,7 @@ def lower_load(workload: Workload, load: Load, excess: float) -> Load | None:
     return load.model_copy(update={"rate": max(required, load.rate * _OPEN_STEP)})
 
 
-def ladder(workload: Workload) -> tuple[float, ...]:
+def ladder(workload: Demand) -> tuple[float, ...]:
     """The levels of `LoadLadder`, ascending: clients, or requests a second."""
     if isinstance(workload, ClosedWorkload):
         first, last, factor = 1.0, ceiling(workload), _LADDER_CLOSED

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from tritonc.schemas.errors import LoadGeneratorError
 from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement, OpenLoad
-from tritonc.schemas.spec import Accuracy, ClosedWorkload, Slo, Workload
+from tritonc.schemas.spec import Accuracy, ClosedWorkload, Slo
+from tritonc.tuner.arrivals import Arrivals
+from tritonc.tuner.demand import Demand, traces_of
 from tritonc.tuner.engines import Server, ServerFailure, Statistics
 from tritonc.tuner.faults import fault
 from tritonc.tuner.inputs import Inputs
@@ -30,7 +30,7 @@ from tritonc.tuner.objective import (
 from tritonc.tuner.perf_analyzer import LoadData, NoWindow, PerfAnalyzer
 from tritonc.tuner.sample import Sample, pooled
 from tritonc.tuner.statistics import rate_stretches, settled
-from tritonc.tuner.verify import Reference, verify
+from tritonc.tuner.verify import Reference, verify_all
 
 WINDOW_S = 1.0
 """One step of load; longer where that would see few requests, shorter where it would see very many."""
@@ -92,6 +92,8 @@ class Capacity:
         is_cut: it was left early, as the best candidate is better at any load within the limits.
         noise: the noise floor, with what the windows of this trial add to it; None where it is not known.
         members: of a joint candidate: what was measured of each model, by its name.
+        further: under the second workload, the third and so on, which must hold, too; none where there are
+            none, or where the limits are missed under the first one.
     """
 
     measurement: Measurement
@@ -106,6 +108,7 @@ class Capacity:
     soft: Mapping[str, float] = field(default_factory=dict)
     lowered: float | None = None
     members: Mapping[str, Measurement] = field(default_factory=dict)
+    further: tuple[Measurement, ...] = ()
 
     @property
     def worth(self) -> float:
@@ -134,16 +137,16 @@ class Bench:
 
     Attributes:
         data: what the load generator sends.
-        inputs: what outputs are compared on.
-        seed: of the times of Poisson arrivals.
+        inputs: what outputs are compared on: those of each shape that clients send.
+        seed: of the times of Poisson arrivals, and of the order in which a trace is replayed.
         load_search: decides which loads a candidate is put under.
         price_per_hour: of the target, for cost.
     """
 
     generator: PerfAnalyzer
     data: LoadData
-    inputs: Inputs
-    workload: Workload
+    inputs: tuple[Inputs, ...]
+    workload: Demand
     slo: Slo
     objective: Objective
     accuracy: Accuracy
@@ -170,7 +173,7 @@ def measure_capacity(
     bench: Bench,
     *,
     max_batch_size: int,
-    reference: Reference | None = None,
+    references: Sequence[Reference] = (),
     baseline: Measurement | None = None,
     loaded_s: float | None = None,
     on_load: OnLoad = lambda _load: None,
@@ -185,7 +188,7 @@ def measure_capacity(
         model: its name.
         bench: what to measure with.
         max_batch_size: the candidate's own.
-        reference: what its outputs should be; None to believe them.
+        references: what its outputs should be, for each of the bench's inputs; none to believe them.
         baseline: what a weighted objective compares with.
         loaded_s: the seconds it took to load where it is loaded already; None to load it here.
         on_load: told each load before it is measured; None for the warm-up.
@@ -203,7 +206,7 @@ def measure_capacity(
         known=known,
     )
     try:
-        return trial.capacity(reference, baseline, loaded_s, noise_windows)
+        return trial.capacity(references, baseline, loaded_s, noise_windows)
     except ServerFailure as err:
         return err.failure
 
@@ -219,6 +222,7 @@ def take_sample(
     seed: int | None = None,
     window_s: float = WINDOW_S,
     leaving: Callable[[], Set[int]] = frozenset,
+    replayed: int = 0,
 ) -> Sample | Failure:
     """Windows of one load until at least `min_requests` requests were completed; see `sample.pooled`.
 
@@ -232,8 +236,9 @@ def take_sample(
         seed: of Poisson arrivals, other than the bench's.
         window_s: of the first window, and of others at least.
         leaving: as in `measure_capacity`.
+        replayed: how many windows of a trace the candidate has seen.
     """
-    trial = _Trial(server, model, bench, 0, lambda _load: None, seed, leaving=leaving)
+    trial = _Trial(server, model, bench, 0, lambda _load: None, seed, leaving=leaving, replayed=replayed)
     began = time.monotonic()
     shortest_s = window_s
     if isinstance(load, OpenLoad):
@@ -294,17 +299,24 @@ class _Trial:
     seed: int | None = None
     leaving: Callable[[], Set[int]] = frozenset
     known: Known = NOTHING_KNOWN
-    rng: np.random.Generator = field(init=False)
+    replayed: int = 0
+    arrivals: Arrivals = field(init=False)
     shortest_s: float = field(init=False, default=0.0)
     clock: _Clock = field(init=False, default_factory=_Clock)
     phase: str = field(init=False, default="steps")
 
     def __post_init__(self) -> None:
-        self.rng = np.random.default_rng(self.bench.seed if self.seed is None else self.seed)
+        bench = self.bench
+        self.arrivals = Arrivals(
+            bench.seed if self.seed is None else self.seed,
+            order=bench.seed,
+            traces=traces_of(bench.workload),
+            windows=self.replayed,
+        )
 
     def capacity(
         self,
-        reference: Reference | None,
+        references: Sequence[Reference],
         baseline: Measurement | None,
         loaded_s: float | None,
         noise_windows: int,
@@ -312,12 +324,12 @@ class _Trial:
         if loaded_s is None:
             with self.clock.counting("load"):
                 self.server.load(self.model)
-        if reference is not None:
+        if references:
             with self.clock.counting("verify"):
-                differs = self._verify(reference)
+                differs = self._verify(references)
             if differs is not None:
                 return differs
-            request_s = self.clock.spent("verify") / (len(reference.rows) + 1)
+            request_s = self.clock.spent("verify") / sum(len(each.rows) + 1 for each in references)
             self.shortest_s = min(_LONGEST_S, _REQUESTS_IN_SIGHT * request_s)
         self.on_load(None)
         self.phase = "warm_up"
@@ -388,13 +400,13 @@ class _Trial:
             samples[load].append(sample)
         return noise_floor([window for sample in samples[load][-count:] for window in sample.windows])
 
-    def _verify(self, reference: Reference) -> Failure | None:
+    def _verify(self, references: Sequence[Reference]) -> Failure | None:
         bench = self.bench
-        return verify(
+        return verify_all(
             self.server,
             self.model,
             bench.inputs,
-            reference,
+            references,
             bench.accuracy,
             max_batch_size=self.max_batch_size,
         )
@@ -462,12 +474,12 @@ class _Trial:
         energy_j = self.server.energy_j() if bench.counts_energy else None
         with self.clock.counting(self.phase):
             seen = bench.generator.run(
-                self.server.grpc_address, self.model, load, window_s, bench.data, rng=self.rng
+                self.server.grpc_address, self.model, load, window_s, bench.data, arrivals=self.arrivals
             )
         if isinstance(seen, NoWindow):
             return self._slow_or(seen, before)
         if not seen.drained:
-            self._wait_until_idle()
+            self._wait_until_idle(_IDLE_S + seen.undone_s)
         counted = self.server.statistics(self.model).since(before)
         if energy_j is not None:
             after_j = self.server.energy_j()
@@ -489,13 +501,13 @@ class _Trial:
         self._wait_until_idle()
         return NoWindow("too_slow", seen.detail)
 
-    def _wait_until_idle(self) -> None:
+    def _wait_until_idle(self, patience_s: float = _IDLE_S) -> None:
         """Returns when no request is waiting, so that the next window begins with an empty queue."""
-        deadline = time.monotonic() + _IDLE_S
+        deadline = time.monotonic() + patience_s
         prefix = f'nv_inference_pending_request_count{{model="{self.model}"'
         while any(n for name, n in self.server.metrics().items() if name.startswith(prefix)):
             if time.monotonic() > deadline:
-                what = f"requests were still waiting {_IDLE_S:g} s after the load had ended"
+                what = f"requests were still waiting {patience_s:.3g} s after the load had ended"
                 raise ServerFailure(Failure(reason="server_hung", detail=what))
             time.sleep(_POLL_S)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from tritonc.compiler.candidate import Candidate
-from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement
+from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, OpenLoad, Trace
 from tritonc.tuner import objective
 from tritonc.tuner.engines import Server, ServerFailure
 from tritonc.tuner.loads import lower_load
@@ -23,9 +24,12 @@ from tritonc.tuner.measure import (
 from tritonc.tuner.noise import WINDOWS, NoiseFloor
 from tritonc.tuner.sample import Sample, pooled
 from tritonc.tuner.stand import Stand
-from tritonc.tuner.verify import Reference, reference_outputs
+from tritonc.tuner.verify import Reference, references_of
 
 Outcome = TypeVar("Outcome")
+
+_Visited = tuple[Candidate, int]
+"""A candidate, and which workload's bench it was seen on."""
 
 SERVER_GONE = frozenset({"server_crashed", "server_hung"})
 """Failures that somebody else may have caused."""
@@ -66,12 +70,13 @@ class StandMeasuring:
         self._compared_with = compared_with
         self._on_load = on_load
         self._warn = warn
-        self._reference: Reference | None = None
+        self._references: tuple[Reference, ...] = ()
         self._noise = noise
         self._samples = 0
+        self._replayed: Counter[_Visited] = Counter()
         self._alone: dict[Candidate, Measurement] = {}
         self._measured: dict[Candidate, Measurement] = {}
-        self._rates: dict[Candidate, float] = {}
+        self._rates: dict[_Visited, float] = {}
         self._looked_for_reference = False
 
     def capacity(self, candidate: Candidate, known: Known = NOTHING_KNOWN) -> Capacity | Failure:
@@ -92,7 +97,7 @@ class StandMeasuring:
                 candidate.model,
                 self._bench,
                 max_batch_size=_max_batch_size(candidate),
-                reference=self._reference,
+                references=self._references,
                 baseline=self._compared_with(),
                 loaded_s=loaded_s,
                 on_load=lambda load: self._on_load(candidate, load),
@@ -132,6 +137,7 @@ class StandMeasuring:
         """
         self._look_for_reference()
         self._alone, self._rates = {}, {}
+        self._replayed.clear()
         alone = {one: seen or self._measured.get(one) for one, seen in known.items()}
         measured = {one: seen for one, seen in alone.items() if seen is not None and seen.memory_bytes}
         memory = sum(seen.memory_bytes or 0 for seen in measured.values())
@@ -147,37 +153,54 @@ class StandMeasuring:
         self._stand.settle()
         self._alone = measured
 
-    def sample(self, candidate: Candidate, load: Load, requests: int) -> Sample | Failure:
+    def sample(
+        self, candidate: Candidate, load: Load, requests: int, bench: Bench | None = None
+    ) -> Sample | Failure:
         """One window of at least `requests` requests under a given load, after one that warms up.
+
+        Of a trace that is longer than a window each candidate gets the same stretches in the same order.
 
         A server that goes meanwhile is given another chance: its candidate did well before, so that somebody
         else may have ended it.
+
+        Args:
+            candidate: what is loaded for it.
+            load: of the bench's workload.
+            requests: at least so many.
+            bench: of another workload of the model; None for the one whose capacity is sought.
         """
         self._samples += 1
-        seed = self._bench.seed + self._samples
+        if bench is None:
+            bench = self._bench
+        else:
+            self._on_load(candidate, load)
+        seed = bench.seed + self._samples
+        visited = candidate, id(bench)
 
         def measure(server: Server, loaded_s: float) -> Sample | Failure:
             model = self._stand.name_of(candidate)
             is_beside_others = model != candidate.model
-            if not is_beside_others or candidate not in self._rates:
-                warm = take_sample(server, model, self._bench, load, 1, window_s=_WARM_UP_S)
+            if not is_beside_others or visited not in self._rates:
+                warm = take_sample(server, model, bench, _short(load), 1, window_s=_WARM_UP_S)
                 if isinstance(warm, Failure):
                     return warm
-                self._rates[candidate] = warm.request_rate
+                self._rates[visited] = warm.request_rate
             sample = take_sample(
                 server,
                 model,
-                self._bench,
+                bench,
                 load,
                 requests,
                 cap_s=_LONGEST_SAMPLE_S,
                 seed=seed,
-                window_s=_window_s(load, requests, self._rates[candidate]),
+                window_s=_window_s(load, requests, self._rates[visited]),
                 leaving=lambda: self._stand.leaving,
+                replayed=self._replayed[visited],
             )
             if isinstance(sample, Failure):
                 return sample
-            self._rates[candidate] = sample.request_rate
+            self._replayed[visited] += len(sample.windows)
+            self._rates[visited] = sample.request_rate
             if is_beside_others:
                 return _as_alone(sample, self._alone[candidate])
             return replace(sample, load_s=loaded_s)
@@ -215,7 +238,7 @@ class StandMeasuring:
 
     def _look_for_reference(self) -> None:
         """Takes the baseline's outputs, once: what every candidate has to compute."""
-        if self._reference is not None or self._looked_for_reference:
+        if self._looked_for_reference:
             return
         self._looked_for_reference = True
         found = self._baseline_outputs()
@@ -225,12 +248,12 @@ class StandMeasuring:
             why = f"{found.reason}; the outputs of candidates are not checked"
             self._warn(f"warning: the baseline gives no outputs to compare with ({why})")
         else:
-            self._reference = found
+            self._references = found
 
-    def _baseline_outputs(self) -> Reference | Failure:
+    def _baseline_outputs(self) -> tuple[Reference, ...] | Failure:
         try:
             server, _ = self._stand.serve(self._baseline)
-            found = reference_outputs(server, self._stand.name_of(self._baseline), self._bench.inputs)
+            found = references_of(server, self._stand.name_of(self._baseline), self._bench.inputs)
         except ServerFailure as err:
             found = err.failure
         if isinstance(found, Failure):
@@ -249,6 +272,12 @@ class StandMeasuring:
         if isinstance(outcome, Failure):
             self._stand.recover(outcome)
         return outcome
+
+
+def _short(load: Load) -> Load:
+    """A load as heavy that a short window can hold; a trace may be long."""
+    is_replayed = isinstance(load, OpenLoad) and isinstance(load.distribution, Trace)
+    return load.model_copy(update={"distribution": "poisson"}) if is_replayed else load
 
 
 def _window_s(load: Load, requests: int, rate: float) -> float:

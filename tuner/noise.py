@@ -44,7 +44,7 @@ def noise_floor(windows: Sequence[Window], known: NoiseFloor | None = None) -> N
     seen = [window for window in windows if window.summary is None]
     if not seen:
         return known
-    rates = rate_batches([(window.done_s, window.steady_from_s, window.duration_s) for window in seen])
+    rates = rate_batches([window.events for window in seen])
     throughput = scatter_between(rates, known.throughput if known else None)
     latency = mean_batches([window.steady_latency_ms for window in seen])
     of_latency = scatter_between(latency, known.latency if known else None)

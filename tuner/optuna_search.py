@@ -23,6 +23,7 @@ from tritonc.compiler.space import Space
 from tritonc.schemas.errors import SetupError
 from tritonc.schemas.measurement import Failure, Load
 from tritonc.schemas.spec import Slo
+from tritonc.tuner.further_workloads import is_of_further
 from tritonc.tuner.measure import Capacity
 from tritonc.tuner.objective import Objective
 from tritonc.tuner.points import starting_points
@@ -179,6 +180,8 @@ class OptunaSearch:
         for step in trial.outcome.steps:
             if step.load.kind == kind:  # the baseline's step of one client is no open load
                 self._model.tell(trial.candidate, step.load, step)
+        if any(is_of_further(name) and value > 0 for name, value in trial.outcome.violations.items()):
+            self._model.refuse(trial.candidate)
 
     @property
     def trials(self) -> tuple[Trial, ...]:

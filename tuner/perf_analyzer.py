@@ -12,6 +12,10 @@ What 2.43 does, seen in experiments (and in its source, triton-inference-server/
 - `--request-rate-range` draws the same intervals every time and offers about three quarters of the Poisson
   rate asked for (45 asked, 34 sent, in windows of any length), so open loads are sent by
   `--request-intervals`.
+- Steps of `--input-data` are sent in turn by a thread. Of several threads that send intervals each begins
+  with the first step and takes every fourth (with four of them), so that some steps are never sent and the
+  others four times in a row.
+- With `--shape` no step may have another shape; without, each step may have its own.
 - Asynchronous sending with one thread costs no more than one thread for each client, and less memory.
 """
 
@@ -27,7 +31,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,9 +39,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tritonc.schemas.errors import LoadGeneratorError
-from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad
+from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad, Trace
+from tritonc.tuner.arrivals import Arrivals
 from tritonc.tuner.inputs import Inputs
 from tritonc.tuner.objective import Percentile
+from tritonc.tuner.request_mix import RequestMix
 from tritonc.tuner.window import Summary, Window
 
 Floats = npt.NDArray[np.float64]
@@ -94,17 +100,25 @@ class NoWindow:
 
 @dataclass(frozen=True, slots=True)
 class LoadData:
-    """What is sent: the load file of `Inputs.write_load_file`, and its `--shape` arguments."""
+    """What is sent.
+
+    Attributes:
+        file: the load file, as `Inputs.write_load_file` or `RequestMix.write_load_file` writes it.
+        shape_arguments: its `--shape` arguments.
+        open_threads: threads that send an open load; one where steps have to be sent in turn.
+    """
 
     file: Path
     shape_arguments: tuple[str, ...] = ()
+    open_threads: int = _OPEN_THREADS
 
     @classmethod
-    def of(cls, inputs: Inputs, folder: Path) -> LoadData:
-        """Writes the load file into `folder`, once for all windows of a model."""
-        file = folder / "load.json"
-        inputs.write_load_file(file)
-        return cls(file, tuple(inputs.shape_arguments()))
+    def of(cls, sent: Inputs | RequestMix, folder: Path, name: str = "load.json") -> LoadData:
+        """Writes the load file into `folder`, once for all windows of a workload."""
+        file = folder / name
+        sent.write_load_file(file)
+        is_mixed = isinstance(sent, RequestMix) and len(sent.inputs) > 1
+        return cls(file, tuple(sent.shape_arguments()), 1 if is_mixed else _OPEN_THREADS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +149,10 @@ class PerfAnalyzer:
         window_s: float,
         data: LoadData,
         *,
-        rng: np.random.Generator,
+        arrivals: Arrivals,
         drain_s: float = 3.0,
     ) -> Window | NoWindow:
-        """Puts `model` under a load for `window_s` seconds, and waits until all is answered.
+        """Puts `model` under a load for about `window_s` seconds, and waits until all is answered.
 
         This process sleeps meanwhile.
 
@@ -146,26 +160,29 @@ class PerfAnalyzer:
             grpc_address: "127.0.0.1:port".
             model: is loaded.
             load: how many clients, or which rate.
-            window_s: how long.
+            window_s: how long; a trace is replayed as a whole where it can be.
             data: what is sent.
-            rng: draws the times of Poisson arrivals.
+            arrivals: when requests of an open load are sent.
             drain_s: how long answers may take after the window; then the generator is killed, and what was
                 completed counts.
 
         Raises:
             LoadGeneratorError: the program does not run.
         """
+        planned = np.empty(0)
+        if isinstance(load, OpenLoad):
+            schedule = arrivals.schedule(load, window_s)
+            planned, window_s = schedule.times_s, schedule.window_s
         deadline_s = _START_S + window_s + drain_s
         with tempfile.TemporaryDirectory(prefix="tritonc-load-") as folder:
             export = Path(folder) / "export.json"
-            planned = plan(load, window_s, rng) if isinstance(load, OpenLoad) else np.empty(0)
             arguments = [
                 *("-m", model, "-u", grpc_address, "-i", "grpc", "-a"),
                 *("-p", str(max(1, round(window_s * 1000 / _WINDOWS / _STRETCH)))),
                 *("-r", str(_WINDOWS), "-s", "1000000"),
                 *("-b", str(load.request_batch), "--input-data", str(data.file), *data.shape_arguments),
                 *("--profile-export-file", str(export), "-f", str(Path(folder, _CSV)), "--verbose-csv"),
-                *_load_arguments(load, planned, Path(folder)),
+                *_load_arguments(load, planned, Path(folder), data.open_threads),
             ]
             before_s = self._ahead_s()
             code, output = self._execute(arguments, deadline_s)
@@ -213,28 +230,14 @@ class PerfAnalyzer:
                 process.wait()
 
 
-def _load_arguments(load: Load, planned: Floats, folder: Path) -> list[str]:
+def _load_arguments(load: Load, planned: Floats, folder: Path, open_threads: int) -> list[str]:
     if isinstance(load, ClosedLoad):
         return ["--concurrency-range", str(load.concurrency), "--max-threads", "1"]
     ticks = np.round(planned * 1e6).astype(np.int64)
     intervals = np.maximum(1, np.diff(ticks, prepend=0))
     file = folder / "intervals"
     file.write_text("\n".join(map(str, intervals.tolist())) + "\n", encoding="ascii")
-    return ["--request-intervals", str(file), "--max-threads", str(_OPEN_THREADS)]
-
-
-def plan(load: OpenLoad, window_s: float, rng: np.random.Generator) -> Floats:
-    """When to send, in seconds, for the window and for as long again.
-
-    Poisson arrivals of a known number are uniform, so that each window gets the rate that was asked for, to a
-    request, and differs only in how they bunch.
-    """
-    count = max(1, round(load.rate * window_s))
-    if load.distribution == "constant":
-        times = np.arange(1, 2 * count + 1) * (window_s / count)
-    else:
-        times = np.concatenate([begin + np.sort(rng.uniform(0, window_s, count)) for begin in (0, window_s)])
-    return np.asarray(times, np.float64)
+    return ["--request-intervals", str(file), "--max-threads", str(open_threads)]
 
 
 def _result(
@@ -268,7 +271,7 @@ def _result(
         )
     send_ns, done_ns, begin_ns, end_ns = requests
     order = np.argsort(send_ns, kind="stable")
-    return Window(
+    window = Window(
         load=load,
         duration_s=(end_ns - begin_ns) / 1e9,
         send_s=(send_ns[order] - begin_ns) / 1e9,
@@ -279,6 +282,13 @@ def _result(
         warnings=tuple(warnings),
         began_s=begin_ns / 1e9,
     )
+    if not isinstance(load, OpenLoad) or not isinstance(load.distribution, Trace):
+        return window
+    # A little longer, and it would hold the burst that the next replay begins with.
+    whole = window.within(window.began_s, window.began_s + float(window.send_s[0]) + window_s)
+    if not len(whole.send_s):
+        return NoWindow("too_slow", "nothing was completed until the replay ended")
+    return whole if whole.is_late else replace(whole, delayed=False, warnings=())
 
 
 def _signal_text(number: int) -> str:

@@ -14,10 +14,11 @@ from tritonc.compiler.space import Space, space_for
 from tritonc.compiler.stale import digests_in
 from tritonc.schemas.errors import InputErrors, SetupError, TritoncError, did_you_mean
 from tritonc.schemas.lock import Digests
+from tritonc.tuner.demand import read_demands
 from tritonc.tuner.energy import gpu_energy_j
 from tritonc.tuner.events import TargetSkipped
 from tritonc.tuner.hardware import Machine, Pinning, pinning, this_machine, why_not_measurable
-from tritonc.tuner.inputs import read_inputs
+from tritonc.tuner.request_mix import read_mix
 
 SamplerName = Literal["tritonc", "gp", "tpe", "random", "grid"]
 
@@ -87,7 +88,7 @@ def plan_of(
     """What there is to tune, after every check that needs no server.
 
     Raises:
-        InputErrors: everything wrong with shapes, data, search spaces, or the names given.
+        InputErrors: everything wrong with shapes, data, traces, search spaces, or the names given.
         SetupError: no target is left that this machine can measure.
     """
     machine = machine or this_machine()
@@ -107,7 +108,9 @@ def plan_of(
         cores = pinning(spec.targets[target].cores, machine.cores)
         for model in models or spec.models:
             try:
-                read_inputs(project, model, allow_outside=settings.allow_outside)
+                for number in range(len(spec.models[model].workloads)):
+                    read_mix(project, model, number, allow_outside=settings.allow_outside)
+                read_demands(project, model, allow_outside=settings.allow_outside)
                 space = space_for(project, model, target)
                 digests = digests_in(project, space, alone=True)
                 tasks.append(Task(space, digests, cores))

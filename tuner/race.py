@@ -20,6 +20,7 @@ from tritonc.tuner.confirm import (
     hopeless,
     is_settled,
 )
+from tritonc.tuner.further_workloads import first_of, further_in, is_of_further
 from tritonc.tuner.joint_measurement import members_in
 from tritonc.tuner.measure import NOTHING_KNOWN, Capacity, Known, Seconds
 from tritonc.tuner.objective import soft_cost
@@ -120,15 +121,17 @@ class Finisher:
     @property
     def capacity(self) -> Capacity:
         """As a trial would record it."""
+        measured = first_of(self.measurement)
         return Capacity(
-            measurement=self.measurement,
-            steps=(self.measurement,),
+            measurement=measured,
+            steps=(measured,),
             slo_met=self.contender.slo_met,
             violations=self.violations,
             objective=self.objective,
             seconds=Seconds(),
             soft=self.soft,
             members=members_in(self.measurement),
+            further=further_in(self.measurement),
         )
 
 
@@ -234,6 +237,8 @@ def _next_turns(measured: Sequence[_Runner[Sample]], measuring: Measuring[Sample
 
 def is_mendable(limit: str) -> bool:
     """Whether a smaller load can mend a limit of this name, that of a joint candidate's member included."""
+    if is_of_further(limit):
+        return False
     return "latency" in limit or limit.rpartition(AFTER_MODEL)[2] in _MENDABLE
 
 

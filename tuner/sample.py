@@ -72,7 +72,7 @@ class Sample:
         return self._rate(None, 1).value
 
     def _rate(self, noise: NoiseFloor | None, visits: int) -> Interval:
-        seen = [(w.done_s, w.steady_from_s, w.duration_s) for w in self.windows if w.summary is None]
+        seen = [window.events for window in self.windows if window.summary is None]
         if seen:
             return rate_interval(seen, noise.throughput if noise else None, visits)
         rates = [w.summary.throughput / self.load.request_batch for w in self.windows if w.summary]

@@ -147,6 +147,7 @@ class Search:
         self._draws = student_draws(len(self._goals.quantities), seed)
         self._told: list[Observation] = []
         self._open: list[Pair] = []
+        self._refused: set[Candidate] = set()
         self._promises: list[float] = []
         self._surrogate: Surrogate | None = None
         self._fitted: int | None = None
@@ -190,6 +191,14 @@ class Search:
             self._open.remove((candidate, load))
         self._told.append(Observation(candidate, load, outcome))
 
+    def refuse(self, candidate: Candidate) -> None:
+        """Takes in that a candidate cannot be served, whatever it was measured to do here.
+
+        It misses what is not modelled, such as the limits under another workload. What was told of it says
+        still how others do; it is asked and recommended no more, and others like it less.
+        """
+        self._refused.add(candidate)
+
     def withdraw(self, candidate: Candidate) -> None:
         """Takes back what was asked of a candidate and is not told yet."""
         self._open = [pair for pair in self._open if pair[0] != candidate]
@@ -197,12 +206,13 @@ class Search:
     def forget(self, candidate: Candidate) -> None:
         """Takes back everything told of a candidate, because it is to be measured again."""
         self.withdraw(candidate)
+        self._refused.discard(candidate)
         self._told = [each for each in self._told if each.candidate != candidate]
         self._fitted = None
 
     def recommend(self) -> Recommendation | None:
         """The best measured pair that keeps the limits, else the least violating; None before any."""
-        seen = self._measured()
+        seen = self._able()
         if not seen:
             return None
         table = self._table([pair for pair, _ in seen])
@@ -216,7 +226,7 @@ class Search:
 
         The best in the first objective come first; of a single objective it is the best pair.
         """
-        seen = dict(self._measured())
+        seen = dict(self._able())
         if not seen:
             return ()
         table = self._table(list(seen))
@@ -242,6 +252,11 @@ class Search:
             if isinstance(each.outcome, Measurement)
         ]
 
+    def _able(self) -> list[tuple[Pair, Measurement]]:
+        """What was measured of candidates that can be served; of all where none can be."""
+        seen = self._measured()
+        return [each for each in seen if each[0][0] not in self._refused] or seen
+
     def _first(self, table: Table) -> Pair:
         """The baseline, or what is expected to be best, under a middle load: it says what a request costs."""
         asked = {candidate for candidate, _ in self._open}
@@ -257,7 +272,7 @@ class Search:
 
     def _promising(self, table: Table) -> Pair:
         """The pair whose measurement promises most, be it a new one or one that is known already."""
-        seen = self._measured()
+        seen = self._able()
         times = Counter(pair for pair, _ in seen)
         known = self._table(list(times))
         new = table.at([place for place, pair in enumerate(table.pairs) if pair not in times])
@@ -270,9 +285,10 @@ class Search:
         )
         promised = dict(zip(new.pairs, gains, strict=True))
         promised |= zip(known.pairs, prospects.of_limits(known, standing), strict=True)
-        measured = self._table([pair for pair, _ in seen])
-        doubts = prospects.of_doubts(measured, [each for _, each in seen], best, worth)
-        for (pair, _), doubt in zip(seen, doubts, strict=True):
+        fitted = self._measured()
+        measured = self._table([pair for pair, _ in fitted])
+        doubts = prospects.of_doubts(measured, [each for _, each in fitted], best, worth)
+        for (pair, _), doubt in zip(fitted, doubts, strict=True):
             if times[pair] == 1:
                 promised[pair] = max(promised[pair], doubt)
         untried = self._untried()
@@ -327,13 +343,16 @@ class Search:
         return self._surrogate
 
     def _works(self, table: Table) -> Floats:
-        """The probability that the candidates can be measured at all."""
+        """The probability that the candidates can be measured at all, and served."""
         from tritonc.tuner.surrogate import works
 
         tried = {each.candidate: each for each in self._told}
         if not tried:
             return np.ones(len(table))
-        fine = [isinstance(each.outcome, Measurement) for each in tried.values()]
+        fine = [
+            isinstance(each.outcome, Measurement) and each.candidate not in self._refused
+            for each in tried.values()
+        ]
         known = self._encoding.table([(each.candidate, each.load) for each in tried.values()])
         knobs = self._encoding.knobs
         return works(fine, known.rows[:, :knobs], table.rows[:, :knobs])
@@ -347,8 +366,9 @@ class Search:
         return np.asarray((1 - np.exp(-2.0 * squares)).prod(axis=1))
 
     def _askable(self, rng: random.Random, skip: Collection[Candidate]) -> Table:
-        """Pairs that are not being measured, of candidates that did not fail."""
-        out = {each.candidate for each in self._told if isinstance(each.outcome, Failure)}.union(skip)
+        """Pairs that are not being measured, of candidates that did not fail and are not refused."""
+        out = {each.candidate for each in self._told if isinstance(each.outcome, Failure)}
+        out = out.union(skip, self._refused)
         times = Counter((each.candidate, each.load) for each in self._told)
         done = {pair for pair, count in times.items() if count >= _REPEATS} | set(self._open)
         table = self._within_reach(rng)

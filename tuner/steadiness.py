@@ -42,7 +42,7 @@ def _rates(window: Window) -> Floats:
     """Requests a second in equal stretches of a window with enough requests each."""
     requests = len(window.steady_latency_ms)
     pieces = max(1, min(_STRETCHES, requests // _REQUESTS))
-    return rate_stretches(window.done_s, window.steady_from_s, window.duration_s, pieces)
+    return rate_stretches(*window.events, pieces)
 
 
 def _drift(rates: Floats) -> str | None:

@@ -14,6 +14,7 @@ from tritonc.tuner.confirm import LAST_LOOK, MATTERS, Comparison, Role, Verdict,
 from tritonc.tuner.encoding import behaviour
 from tritonc.tuner.events import Confirming, Observer, SearchEnded, TrialStarted, Warned
 from tritonc.tuner.front import MEMBERS, Choice, choose, front_of, trials_on_front
+from tritonc.tuner.further_workloads import first_of, further_in
 from tritonc.tuner.measure import Capacity
 from tritonc.tuner.objective import axes_of, missed
 from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch, Trial
@@ -260,9 +261,10 @@ def _result(finisher: Finisher) -> Result:
     candidate = finisher.contender.candidate
     return Result(
         configuration=Configuration(id=candidate.id, knobs=candidate.values),
-        measurement=finisher.measurement,
+        measurement=first_of(finisher.measurement),
         slo_met=finisher.contender.slo_met,
         objective=finisher.objective,
         missed=missed(finisher.violations),
         missed_soft=missed(finisher.soft),
+        further=further_in(finisher.measurement),
     )

@@ -31,7 +31,7 @@ from tritonc.tuner.measuring import SERVER_GONE
 from tritonc.tuner.objective import soft_cost
 from tritonc.tuner.sample import Sample
 from tritonc.tuner.stand import Stand
-from tritonc.tuner.verify import Reference, reference_outputs, verify
+from tritonc.tuner.verify import Reference, references_of, verify_all
 
 _MOST_STEPS_DOWN = 12
 _LONGEST_SAMPLE_S = 120.0
@@ -75,7 +75,7 @@ class TogetherMeasuring:
         self._carried: dict[Candidate, Loads] = {}
         self._on_load = on_load
         self._warn = warn
-        self._references: Mapping[str, Reference] | None = None
+        self._references: Mapping[str, tuple[Reference, ...]] | None = None
         self._verified: dict[Candidate, Failure | None] = {}
         self._visits: dict[tuple[Candidate, Load], Visits] = {}
         self._warm: set[Candidate] = set()
@@ -321,14 +321,14 @@ class TogetherMeasuring:
     def _verify(self, server: Server, candidate: Candidate) -> Failure | None:
         """Why the outputs of a member are not those of its baseline; each is asked once."""
         for model, one in members_of(candidate).items():
-            reference = (self._references or {}).get(model)
-            if one not in self._verified and reference is not None:
+            references = (self._references or {}).get(model)
+            if one not in self._verified and references is not None:
                 bench, size = self._members[model].bench, one.values.get("max_batch_size", 0)
-                self._verified[one] = verify(
+                self._verified[one] = verify_all(
                     server,
                     self._stand.name_of(one),
                     bench.inputs,
-                    reference,
+                    references,
                     bench.accuracy,
                     max_batch_size=size if isinstance(size, int) else 0,
                 )
@@ -351,14 +351,14 @@ class TogetherMeasuring:
             self._warn(f"warning: the baselines give no outputs to compare with ({why})")
         self._references = {} if isinstance(found, Failure) else found
 
-    def _baseline_outputs(self) -> dict[str, Reference] | Failure:
-        outputs: dict[str, Reference] = {}
+    def _baseline_outputs(self) -> dict[str, tuple[Reference, ...]] | Failure:
+        outputs: dict[str, tuple[Reference, ...]] = {}
         failure: Failure | None = None
         try:
             server = self._serve(self._baseline)
             for model, one in members_of(self._baseline).items():
                 inputs = self._members[model].bench.inputs
-                found = reference_outputs(server, self._stand.name_of(one), inputs)
+                found = references_of(server, self._stand.name_of(one), inputs)
                 if isinstance(found, Failure):
                     failure = found
                     break

@@ -361,6 +361,11 @@ def _capacity_metrics(capacity: Capacity) -> Iterable[tuple[str, float, int]]:
             yield f"{of}{name}", value, 0
         name, value = load_of(measured)
         yield f"{of}{name}", value, 0
+    for number, measured in enumerate(capacity.further, 2):
+        for name, value in metrics_of(measured).items():
+            yield f"workload {number}/{name}", value, 0
+        name, value = load_of(measured)
+        yield f"workload {number}/{name}", value, 0
     yield "objective", capacity.objective, 0
     yield "slo_met", float(capacity.slo_met), 0
     for slo, violation in capacity.violations.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,36 @@ def reference_outputs(server: Server, model: str, inputs: Inputs) -> Reference |
             return outputs
         rows.append(outputs)
     return Reference(tuple(rows))
+
+
+def references_of(server: Server, model: str, shapes: Sequence[Inputs]) -> tuple[Reference, ...] | Failure:
+    """`reference_outputs` for inputs of each shape."""
+    found = []
+    for inputs in shapes:
+        reference = reference_outputs(server, model, inputs)
+        if isinstance(reference, Failure):
+            return reference
+        found.append(reference)
+    return tuple(found)
+
+
+def verify_all(
+    server: Server,
+    model: str,
+    shapes: Sequence[Inputs],
+    references: Sequence[Reference],
+    accuracy: Accuracy,
+    *,
+    max_batch_size: int,
+) -> Failure | None:
+    """`verify` for inputs of each shape; `references` are those of `references_of`."""
+    for inputs, reference in zip(shapes, references, strict=True):
+        found = verify(server, model, inputs, reference, accuracy, max_batch_size=max_batch_size)
+        if found is not None and len(shapes) > 1:
+            return found.model_copy(update={"detail": f"with {inputs.shape_text()}: {found.detail}"})
+        if found is not None:
+            return found
+    return None
 
 
 def verify(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad
+from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad, Trace
 from tritonc.tuner.objective import Percentile
 from tritonc.tuner.statistics import grows
 
@@ -18,6 +18,12 @@ _ENOUGH = 8
 """Requests that have to remain for the first ones to be left out."""
 _COMPLETED = 0.98
 """Share of the requests sent that a sustained rate completes (design/engine.md)."""
+_SENT_WITHIN_S = 0.1
+"""A request of a trace is sent no later than this after it was planned, or else it is late."""
+_LATE_S = 0.005
+_LATE = 0.1
+"""A request of a trace was sent late where it was by more than 5 ms and a tenth of its latency."""
+_FEW_LATE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +114,72 @@ class Window:
         return self.latency_ms[self.ramp :]
 
     @property
+    def events(self) -> tuple[Floats, float, float]:
+        """Completions whose rate is the throughput: their times, begin and end.
+
+        Those of a trace are counted when they were sent, on the clock of the trace: a second in which twice
+        as many arrive as on average is two. Else its bursts would be differences of throughput, and so would
+        be which stretch of it was replayed.
+        """
+        if not self._is_replayed:
+            return self.done_s, self.steady_from_s, self.duration_s
+        arrived = np.interp(self.duration_s, self._aligned_s, np.arange(len(self.planned_s)))
+        # Each in the middle of its place, so that the first one counts.
+        return self._trace_s(self._places + 0.5), 0.0, float(self._trace_s(arrived))
+
+    @property
+    def _is_replayed(self) -> bool:
+        return isinstance(self.load, OpenLoad) and isinstance(self.load.distribution, Trace)
+
+    @property
+    def _aligned_s(self) -> Floats:
+        """The plan, from when the first request was really sent."""
+        return self.planned_s + float(self.send_s[0] - self.planned_s[0])
+
+    @property
+    def _places(self) -> Floats:
+        """The place of each request in the plan, those that were not answered being left out.
+
+        Requests are sent in the order of the plan, none before its time, and several at the same time.
+        """
+        order = np.arange(len(self.send_s))
+        earliest = np.searchsorted(self._aligned_s, self.send_s - _SENT_WITHIN_S)
+        latest = np.searchsorted(self._aligned_s, self.send_s, side="right") - 1
+        following = order + np.maximum.accumulate(earliest - order)
+        within = np.minimum(np.minimum(following, np.maximum(latest, order)), len(self.planned_s) - 1)
+        return np.maximum.accumulate(within).astype(np.float64)
+
+    def _trace_s(self, places: Floats | float) -> Floats:
+        """Places in the plan on the clock of the trace."""
+        assert isinstance(self.load, OpenLoad)
+        return np.asarray(places / self.load.rate, np.float64)
+
+    @property
     def offered_rate(self) -> float | None:
         """Open loop: requests a second really sent, from the send times."""
         if not isinstance(self.load, OpenLoad) or len(self.send_s) < 2:
             return None
-        span_s = float(self.send_s[-1] - self.send_s[0])
+        sent_s = self._trace_s(self._places) if self._is_replayed else self.send_s
+        span_s = float(sent_s[-1] - sent_s[0])
         return (len(self.send_s) - 1) / span_s if span_s > 0 else None
+
+    @property
+    def undone_s(self) -> float:
+        """Open loop: how long the server needs for what was planned and not completed, at its rate here."""
+        if self.summary is not None or not len(self.send_s):
+            return 0.0
+        planned = int(np.count_nonzero(self.planned_s <= self.duration_s))
+        return max(0.0, planned / len(self.send_s) - 1) * self.duration_s
+
+    @property
+    def is_late(self) -> bool:
+        """Trace: requests were not sent when they were to be, so that its bursts were weaker.
+
+        The load generator calls the second of two that arrive together late, however little that is.
+        """
+        late_s = self.send_s - self._aligned_s[self._places.astype(np.intp)]
+        late = (late_s > _LATE_S) & (late_s > _LATE * self.latency_ms / 1000)
+        return bool(late.mean() > _FEW_LATE)
 
     @property
     def sustained(self) -> bool:
@@ -121,7 +187,9 @@ class Window:
 
         The load generator reports only what was completed within the window, so what was sent comes from
         its plan. Requests that were sent at the very end may be under way: up to three times the latency
-        that the first ones had, at most a quarter of the window.
+        that the first ones had, at most a quarter of the window. Of a trace three times the shortest latency,
+        as nothing waits at the end of a replay that the server keeps up with (`arrival_trace`); that latency
+        grows within one means nothing.
         """
         if not isinstance(self.load, OpenLoad):
             return True
@@ -130,11 +198,17 @@ class Window:
             return not self.delayed and self.summary.throughput >= wanted
         if self.delayed or len(self.send_s) < 2:
             return False
-        early = max(1, len(self.send_s) // 4)
-        grace_s = min(self.duration_s / 4, 3 * float(np.median(self.latency_ms[:early])) / 1000)
-        until_s = self.duration_s - grace_s
-        planned = self.planned_s + (self.send_s[0] - self.planned_s[0])
-        sent = int(np.count_nonzero(planned <= until_s))
+        until_s = self.duration_s - min(self.duration_s / 4, 3 * self._first_latency_ms / 1000)
+        sent = int(np.count_nonzero(self._aligned_s <= until_s))
         completed = int(np.count_nonzero(self.send_s <= until_s))
         allowed = max(1.0, (1 - _COMPLETED) * sent)  # of fewer than fifty, a single one is no sign
-        return sent - completed <= allowed and not grows(self.send_s, self.latency_ms)
+        if sent - completed > allowed:
+            return False
+        return self._is_replayed or not grows(self.send_s, self.latency_ms)
+
+    @property
+    def _first_latency_ms(self) -> float:
+        """Of requests that met no queue, or hardly any."""
+        if self._is_replayed:
+            return float(self.latency_ms.min())
+        return float(np.median(self.latency_ms[: max(1, len(self.send_s) // 4)]))

@@ -91,6 +91,7 @@ def facts_for(project: Project, model: str, target: str) -> Facts:
     file = project.models[model]
     signature = project.served_signature(model)
     release = Release.parse(spec.triton)
+    request_batches = {workload.request_batch for workload in declared.workloads}
     backends: list[Allowed] = []
     kinds: dict[str, InstanceKind] = {}
     refusals: list[str] = []
@@ -98,6 +99,10 @@ def facts_for(project: Project, model: str, target: str) -> Facts:
         backend = BACKENDS[name]
         if refusal := backend.refusal(signature, release):
             refusals.append(f"{name}: {refusal}")
+            continue
+        if len(request_batches) > 1 and not backend.batches_requests:
+            sizes = ", ".join(map(str, sorted(request_batches)))
+            refusals.append(f"{name}: it answers full batches only, and there are requests of {sizes}")
             continue
         accelerators = _accelerators(backend, allowed, spec)
         kinds.update((a, backend.accelerators[a].kind) for a in accelerators)
@@ -128,7 +133,7 @@ def facts_for(project: Project, model: str, target: str) -> Facts:
         gpu_memory_bytes=gpu.memory if gpu else None,
         gpus=gpu.count if gpu else 1,
         max_batch_size=project.max_batch_size(model),
-        request_batch=declared.workload.request_batch,
+        request_batch=max(request_batches),
         weights_bytes=file.size_bytes + sum(data.stat().st_size for data in file.external_data),
         latency_slo_ms=_latency_slo_ms(declared),
         own_scheduler=next((key for key in _SCHEDULERS if key in declared.config), ""),

@@ -41,7 +41,11 @@ def pinned(signature: Signature, dims: Mapping[str, Dims]) -> Signature:
 
 
 def dims_problems(
-    signature: Signature, dims: Mapping[str, Dims], shapes: Mapping[str, Dims]
+    signature: Signature,
+    dims: Mapping[str, Dims],
+    shapes: Mapping[str, Dims],
+    *,
+    pinned_by: Mapping[str, Dims] | None = None,
 ) -> Iterator[DimsProblem]:
     """Everything in `dims` and `shapes` of a model that contradicts its file, or each other.
 
@@ -49,8 +53,9 @@ def dims_problems(
         signature: the file's.
         dims: for config.pbtxt, by input or output; -1 leaves open what the file leaves open.
         shapes: for measuring, by input.
+        pinned_by: dims that `shapes` has to agree with, where they are looked at already.
     """
-    served = pinned(signature, dims)
+    served = pinned(signature, dims if pinned_by is None else pinned_by)
     for key, kind, own, final, given in (
         ("dims", "input or output", (*signature.inputs, *signature.outputs), (), dims),
         ("shapes", "input", signature.inputs, served.inputs, shapes),

@@ -16,7 +16,7 @@ from tritonc.compiler.pbtxt import parse_pbtxt
 from tritonc.compiler.project import open_project
 from tritonc.compiler.space import space_for
 from tritonc.schemas.lock_file import read_lock, write_lock
-from tritonc.schemas.measurement import Failure, OpenLoad
+from tritonc.schemas.measurement import Failure, OpenLoad, Trace
 
 SPEC = """\
 apiVersion: tritonc/v1
@@ -315,6 +315,18 @@ class TestLock:
         assert "baseline: failed, out_of_memory" in head
         assert "kept, since nothing was better by more than the noise" in head
 
+    def test_what_was_measured_under_further_workloads_is_in_the_header(self, p: ProjectFolder) -> None:
+        write_decision(p)
+        [decision] = read_lock(p.path("spec.lock.yaml")).decisions
+        burst = decision.chosen.measurement.model_copy(
+            update={"load": OpenLoad(rate=300, distribution=Trace(trace="ab" * 32))}
+        )
+        write_decision(p, chosen=decision.chosen.model_copy(update={"further": (burst,)}))
+        ok(p)
+        head = p.path("build/cpu/mlp/config.pbtxt").read_text()
+        assert "# also:     182.5" in head
+        assert "; 300 requests/s of trace abababababab, n = " in head
+
     def test_evidence_from_a_file_of_data_is_stale_when_the_file_changes(self, p: ProjectFolder) -> None:
         p.write("spec.yaml", SPEC.replace("slo:", "data: {x: {file: x.npz}}\n    slo:"))
         p.write("x.npz", b"first")
@@ -328,6 +340,22 @@ class TestLock:
         assert "spec.yaml:6:22: x.npz: cannot be read" in done.stderr
         p.path("x.npz").mkdir()
         assert "spec.yaml:6:22: x.npz: is no file" in p.run("build").stderr
+
+    def test_evidence_from_a_trace_is_stale_when_its_times_change_and_not_when_its_name_does(
+        self, p: ProjectFolder
+    ) -> None:
+        workload = "workload: {arrival: trace, file: traffic.txt}\n    slo:"
+        p.write("spec.yaml", SPEC.replace("slo:", workload))
+        p.write("traffic.txt", b"0\n1\n")
+        write_decision(p)
+        ok(p)
+        p.path("traffic.txt").rename(p.path("day.txt"))
+        p.write("spec.yaml", SPEC.replace("slo:", workload.replace("traffic", "day")))
+        ok(p)
+        p.write("day.txt", b"0\n2\n")
+        assert "the evidence is stale" in p.run("build").stderr
+        p.path("day.txt").unlink()
+        assert "spec.yaml:6:38: day.txt: cannot be read" in p.run("build").stderr
 
     def test_a_decision_that_search_no_longer_allows_is_refused(self, p: ProjectFolder) -> None:
         write_decision(p, {"instance_count": 1})

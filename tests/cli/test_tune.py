@@ -97,6 +97,47 @@ def test_a_front_is_measured_locked_and_picked_from(p: ProjectFolder):
     assert read_lock(p.path("spec.lock.yaml")).decisions[0].choice == "picked"
 
 
+@pytest.mark.triton
+@pytest.mark.slow
+def test_a_trace_is_carried_at_its_rate_and_its_rate_is_raised(p: ProjectFolder):
+    trace = "arrival: trace, file: traffic.txt, rate: 300, max_rate: 400"
+    p.write("spec.yaml", SPEC.replace("arrival: closed, max_concurrency: 4", trace).replace("[1, 2]", "1"))
+    p.write("traffic.txt", "".join(f"{second}.{tenth}\n" for second in range(4) for tenth in "00000777"))
+    done = p.run("tune", "--trials", "1", "--output", "json")
+    assert done.exit_code == 0, done.stderr
+    [decision] = read_lock(p.path("spec.lock.yaml")).decisions
+    measured = decision.chosen.measurement
+    assert measured.load.rate == pytest.approx(400)
+    assert measured.throughput.value == pytest.approx(400, rel=0.02)
+    assert measured.offered_rate == pytest.approx(400, rel=0.02)
+    assert (decision.slo_met, measured.sustained, measured.warnings) == (True, True, ())
+    digest = measured.load.distribution.trace[:12]
+    assert f"400 requests/s of trace {digest}" in p.path("build/cpu/mlp/config.pbtxt").read_text()
+    assert p.run("build", "--check").exit_code == 0
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_every_workload_has_to_hold_and_a_miss_is_named_by_its_workload(p: ProjectFolder):
+    one = "{arrival: closed, max_concurrency: 4}"
+    steady, crowd = "{arrival: poisson, rate: 200}", "{arrival: closed, max_concurrency: 1024}"
+    spec = SPEC.replace(one, f"[{one}, {steady}, {crowd}]").replace("[1, 2]", "1")
+    p.write("spec.yaml", spec.replace("p99_latency_ms: 500", "p99_latency_ms: 60"))
+    done = p.run("tune", "--trials", "1")
+    assert done.exit_code == 1, done.stderr
+    [decision] = read_lock(p.path("spec.lock.yaml")).decisions
+    assert not decision.slo_met
+    assert list(decision.chosen.missed) == ["workload 3: p99_latency_ms"]
+    assert decision.chosen.measurement.load.kind == "closed"
+    assert decision.chosen.measurement.latency_ms["p99"].value < 60
+    steadily, crowded = decision.chosen.further
+    assert (steadily.load.rate, steadily.sustained, crowded.load.concurrency) == (200, True, 1024)
+    assert min(steadily.requests, crowded.requests) >= 1000
+    assert "workload 2 (200 requests/s poisson): " in done.stderr
+    assert "misses the SLO (workload 3: p99_latency_ms by " in done.stderr
+    assert "workload 3" in done.stdout
+
+
 def assert_runs_are_in_mlflow(p: ProjectFolder) -> None:
     from mlflow.tracking import MlflowClient
 

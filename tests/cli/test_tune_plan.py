@@ -114,6 +114,49 @@ def test_an_open_dimension_is_an_error_with_its_place(p: ProjectFolder):
     assert "shapes:" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("content", "more", "message"),
+    [
+        (
+            "1\nx\n",
+            "",
+            'spec.yaml:6:38: traffic.txt: line 2 is "x"; a line is a time in seconds, such as 12.5',
+        ),
+        ("1\n2\n1\n", "", "spec.yaml:6:38: traffic.txt: line 3 is 1, before the arrival above it at 2"),
+        (None, "", "spec.yaml:6:38: traffic.txt: there is no such file"),
+        (
+            "1\n2\n",
+            ", max_rate: 0.5",
+            "spec.yaml:6:61: max_rate is 0.5, below the trace's own mean rate of 1",
+        ),
+    ],
+)
+def test_a_trace_that_cannot_be_replayed_is_an_error_with_its_place(
+    p: ProjectFolder, content: str | None, more: str, message: str
+):
+    p.write(
+        "spec.yaml",
+        SPEC.replace("targets:", f"    workload: {{arrival: trace, file: traffic.txt{more}}}\ntargets:"),
+    )
+    if content is not None:
+        p.write("traffic.txt", content)
+    done = p.run("tune", "--dry-run")
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
+def test_a_trace_outside_the_project_has_to_be_allowed(p: ProjectFolder, tmp_path: Path):
+    outside = tmp_path.parent / f"{tmp_path.name}.txt"
+    outside.write_text("0\n1\n")
+    p.write(
+        "spec.yaml", SPEC.replace("targets:", f"    workload: {{arrival: trace, file: {outside}}}\ntargets:")
+    )
+    done = p.run("tune", "--dry-run")
+    assert done.exit_code == 2
+    assert "is outside the project's folder" in done.stderr
+    assert p.run("tune", "--dry-run", "--allow-outside").exit_code == 0
+
+
 def test_a_second_tune_in_a_project_exits_3(p: ProjectFolder):
     p.path(".tritonc").mkdir()
     with FileLock(p.path(".tritonc/tune.lock")):

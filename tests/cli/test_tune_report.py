@@ -182,3 +182,13 @@ def test_a_lock_that_could_not_be_built_says_so(decided: Decision):
     result = result_of(decided, not_built=stale)
     assert "The lock is spec.lock.yaml, the repository not built." in text_of(result)
     assert result_document(result)["not_built"] == str(stale)
+
+
+def test_what_was_measured_under_further_workloads_is_said(decided: Decision):
+    measured = decided.chosen.measurement
+    burst = measured.model_copy(update={"load": OpenLoad(rate=300, distribution={"trace": "ab" * 32})})
+    chosen = decided.chosen.model_copy(update={"further": (burst,)})
+    text = text_of(result_of(decided.model_copy(update={"chosen": chosen})))
+    assert "workload 2" in text
+    assert "not measured" in text
+    assert "of trace" in text

@@ -24,6 +24,7 @@ from tritonc.schemas.spec import (
     Range,
     Slo,
     Spec,
+    TraceWorkload,
 )
 from tritonc.schemas.spec_file import SpecFile, read_spec
 
@@ -113,6 +114,12 @@ def test_workloads_data_and_objectives(read: Read) -> None:
     assert open_loop.spec.models["rec"].config == {"a": (1,)}
     implied = read(SPEC.replace("arrival: closed, max_concurrency: 32", "max_concurrency: 8"))
     assert implied.spec.models["rec"].workload == ClosedWorkload(max_concurrency=8)
+    closed = "{arrival: closed, max_concurrency: 32, request_batch: 1}"
+    several = read(SPEC.replace(closed, "[{max_concurrency: 8}, {arrival: trace, file: burst.txt, rate: 9}]"))
+    assert several.spec.models["rec"].workloads == (
+        ClosedWorkload(max_concurrency=8),
+        TraceWorkload(arrival="trace", file="burst.txt", rate=9),
+    )
     data = (
         read(SPEC.replace("{x: {range: [-1, 1]}}", "{x: {constant: 1}, y: {file: a.npz}}"))
         .spec.models["rec"]

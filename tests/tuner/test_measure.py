@@ -66,7 +66,7 @@ def bench(
     return Bench(
         generator=perf_analyzer_at(binary, env),
         data=LoadData.of(INPUTS, folder),
-        inputs=INPUTS,
+        inputs=(INPUTS,),
         workload=workload or ClosedWorkload(max_concurrency=16),
         slo=slo or Slo(),
         objective=objective,
@@ -108,7 +108,7 @@ def test_a_candidate_is_loaded_verified_warmed_up_and_brought_to_its_capacity(
         model,
         bench(tmp_path, slo=Slo(p99_latency_ms=500, min_throughput=1)),
         max_batch_size=8,
-        reference=reference,
+        references=(reference,),
         on_load=told.append,
     )
     assert isinstance(found, Capacity)

@@ -349,3 +349,18 @@ def test_soft_limits_lower_what_a_candidate_is_worth_and_are_no_constraints(tmp_
     assert "avg_queue_ms" not in study.trials[0].constraints
     assert [trial.capacity.objective for trial in search.ranked()] == [500.0, 900.0]
     assert opened(storage=tmp_path / "optuna.db", study="s").trials == search.trials
+
+
+def test_a_miss_under_another_workload_teaches_the_model_to_leave_such_candidates(tmp_path: Path):
+    def told(search: OptunaSearch, candidate: Candidate) -> None:
+        found = outcome_of(candidate)
+        missed = {"workload 2: p99_latency_ms": 0.4}
+        search.tell(candidate, replace(found, slo_met=False, violations={**found.violations, **missed}))
+
+    search = opened(sampler="tritonc", storage=tmp_path / "optuna.db")
+    first = search.ask()
+    told(search, first)
+    for one in (search, opened(sampler="tritonc", storage=tmp_path / "optuna.db")):
+        assert one._model._refused == {first}
+    search.again(first)
+    assert search._model._refused == set()

@@ -14,7 +14,9 @@ from tests import models
 from tests.tuner.conftest import Served, config_pbtxt
 from tritonc.compiler.signature import Tensor
 from tritonc.schemas.errors import LoadGeneratorError
-from tritonc.schemas.measurement import ClosedLoad, Interval, Load, OpenLoad
+from tritonc.schemas.measurement import ClosedLoad, Interval, Load, OpenLoad, Trace
+from tritonc.tuner.arrival_trace import ArrivalTrace
+from tritonc.tuner.arrivals import Arrivals
 from tritonc.tuner.engines import Statistics, engine_named
 from tritonc.tuner.inputs import Inputs, InputSamples
 from tritonc.tuner.perf_analyzer import LoadData, NoWindow, PerfAnalyzer, perf_analyzer_at
@@ -54,10 +56,8 @@ def run(
     generator: PerfAnalyzer, folder: Path, load: Load | None = None, drain_s: float = 3
 ) -> Window | NoWindow:
     data = LoadData(folder / "load.json", ("--shape", "x:3"))
-    rng = np.random.default_rng(0)
-    return generator.run(
-        "127.0.0.1:1", "m", load or ClosedLoad(concurrency=2), 1.0, data, rng=rng, drain_s=drain_s
-    )
+    load = load or ClosedLoad(concurrency=2)
+    return generator.run("127.0.0.1:1", "m", load, 1.0, data, arrivals=Arrivals(0), drain_s=drain_s)
 
 
 def test_the_export_becomes_a_window_in_the_order_of_sending(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_real_window_is_about_as_long_as_asked_and_costs_this_process_nothing(
     data = LoadData.of(Inputs((InputSamples(Tensor("x", "TYPE_FP32", (4,)), samples),), True), tmp_path)
     load = OpenLoad(rate=100)
     before = time.process_time()
-    window = generator.run(served.server.grpc_address, model, load, 1.0, data, rng=np.random.default_rng(0))
+    window = generator.run(served.server.grpc_address, model, load, 1.0, data, arrivals=Arrivals(0))
     spent_s = time.process_time() - before
     assert isinstance(window, Window)
     assert window.duration_s == pytest.approx(1.0, abs=0.2)
@@ -251,3 +251,26 @@ def test_a_real_window_is_about_as_long_as_asked_and_costs_this_process_nothing(
     assert len(window.send_s) >= 80
     assert spent_s < 0.05
     assert served.server.statistics(model).requests >= 100
+
+
+@pytest.mark.triton
+def test_a_trace_is_replayed_with_its_bursts_and_silences(served: Served, tmp_path: Path) -> None:
+    proto = models.mlp()
+    model = served.load(proto, config_pbtxt(proto, max_batch_size=8))
+    binary, env = engine_named("embedded").perf_analyzer()
+    generator = perf_analyzer_at(binary, env)
+    samples = np.random.default_rng(0).uniform(size=(4, 4)).astype(np.float32)
+    data = LoadData.of(Inputs((InputSamples(Tensor("x", "TYPE_FP32", (4,)), samples),), True), tmp_path)
+    trace = ArrivalTrace(np.array([0.0] * 20 + [1.5]), "d" * 64)
+    load = OpenLoad(rate=trace.rate, distribution=Trace(trace=trace.sha256))
+    arrivals = Arrivals(0, traces={trace.sha256: trace})
+    window = generator.run(served.server.grpc_address, model, load, 1.0, data, arrivals=arrivals)
+    assert isinstance(window, Window)
+    assert window.duration_s == pytest.approx(3 * trace.length_s, abs=0.3)
+    assert len(window.send_s) == 3 * 21
+    assert window.send_s - window.send_s[0] == pytest.approx(window.planned_s[:63], abs=0.05)
+    assert window.sustained
+    assert window.warnings == ()
+    assert window.offered_rate == pytest.approx(trace.rate, rel=0.05)
+    measured = pooled([Sample(load, (window,), Statistics(*[0] * 9), 0, None)])
+    assert measured.throughput.value == pytest.approx(trace.rate, rel=0.02)

@@ -11,7 +11,7 @@ import pytest
 from tests.tuner.spaces import Surface, small_space
 from tritonc.schemas.measurement import ClosedLoad, Failure
 from tritonc.tuner.confirm import FIRST_LOOK, LAST_LOOK, decide
-from tritonc.tuner.race import Entrant, race
+from tritonc.tuner.race import Entrant, is_mendable, race
 
 SPACE = small_space()
 SLOW, FAST, THIRD, FOURTH, *_ = SPACE
@@ -180,3 +180,9 @@ def test_one_that_fails_is_left_out_and_the_others_go_on():
     assert [finisher.contender.candidate for finisher in finishers] == [SLOW]
     assert failures == {FAST: stand.broken[FAST]}
     assert [candidate for candidate, _ in stand.measured].count(FAST) == 1
+
+
+def test_a_smaller_load_does_not_mend_what_another_workload_misses():
+    assert is_mendable("p99_latency_ms")
+    assert is_mendable("ocr/sustained")
+    assert not is_mendable("workload 2: p99_latency_ms")

@@ -118,6 +118,26 @@ def test_a_candidate_that_failed_is_not_asked_again():
     assert search.recommend() is None
 
 
+def test_a_refused_candidate_is_asked_and_recommended_no_more_and_its_like_less():
+    def refused(one: Candidate) -> bool:
+        return one.values.get("dynamic_batching") is True
+
+    search = Search(CANDIDATES, "throughput", SLO, seed=1)
+    asked = []
+    for _ in range(25):
+        one, load = search.ask()
+        asked.append(one)
+        search.tell(one, load, measured(one, load))
+        if refused(one):
+            search.refuse(one)
+    repeated = [one for place, one in enumerate(asked) if one in asked[:place]]
+    assert not any(refused(one) for one in repeated)
+    assert sum(refused(one) for one in asked[10:]) <= 3
+    best = search.recommend()
+    assert best is not None
+    assert not refused(best.candidate)
+
+
 def test_where_every_pair_was_measured_and_one_failed_one_is_measured_again():
     search = Search(CANDIDATES[:2], "throughput", SLO, loads=CLOSED_LOADS[:1])
     for number in range(2):

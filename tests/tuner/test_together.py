@@ -113,7 +113,7 @@ def here(folder: Path, slo: Slo = Slo()) -> Iterator[Here]:  # noqa: B008
             bench = Bench(
                 generator=perf_analyzer_at(binary, env),
                 data=LoadData.of(inputs, data),
-                inputs=inputs,
+                inputs=(inputs,),
                 workload=ClosedWorkload(max_concurrency=2),
                 slo=slo if space.model == "b" else Slo(p99_latency_ms=60_000),
                 objective="throughput",

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad
-from tritonc.tuner.perf_analyzer import plan
+from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad, Trace
+from tritonc.tuner.arrival_trace import ArrivalTrace
+from tritonc.tuner.arrivals import Arrivals
+from tritonc.tuner.statistics import rate_interval
+from tritonc.tuner.steadiness import unsteadiness
 from tritonc.tuner.window import Window
 
 
-def served(load: OpenLoad, service_ms: float, window_s: float, seed: int = 0) -> Window:
+def served(
+    load: OpenLoad, service_ms: float, window_s: float, seed: int = 0, trace: ArrivalTrace | None = None
+) -> Window:
     """What a single server that takes `service_ms` a request shows under an open load."""
-    planned = plan(load, window_s, np.random.default_rng(seed))
+    schedule = Arrivals(seed, traces={trace.sha256: trace} if trace else {}).schedule(load, window_s)
+    planned, window_s = schedule.times_s, schedule.window_s
     sends = planned + 0.002
     free, done = 0.0, []
     for sent in sends:
@@ -71,7 +79,49 @@ def test_where_too_few_would_be_left_nothing_is_left_out(load: Load) -> None:
 @pytest.mark.parametrize("distribution", ["poisson", "constant"])
 def test_a_plan_has_the_rate_that_was_asked_for(distribution: str) -> None:
     load = OpenLoad.model_validate({"rate": 45, "distribution": distribution})
-    planned = plan(load, 1.0, np.random.default_rng(0))
+    planned = Arrivals(0).schedule(load, 1.0).times_s
     assert np.count_nonzero(planned <= 1.0) == 45
     assert (np.diff(planned) >= 0).all()
     assert planned[-1] >= 1.9
+
+
+def bursts(requests: int, of: int, rest: int) -> ArrivalTrace:
+    """Bursts of so many requests at once, each followed by a silence as long as `rest` of them take."""
+    gaps = np.where(np.arange(requests) % of == of - 1, float(rest), 0.0)
+    return ArrivalTrace(np.concatenate([[0.0], np.cumsum(gaps)])[:requests], "b" * 64)
+
+
+def replayed(trace: ArrivalTrace, rate: float, share: float, window_s: float = 4.0) -> Window:
+    """What a server that does `share` of the mean rate shows under a trace."""
+    load = OpenLoad(rate=rate, distribution=Trace(trace=trace.sha256))
+    return served(load, 1000 / (share * rate), window_s, trace=trace)
+
+
+@pytest.mark.parametrize("of", [2, 10, 40])
+@pytest.mark.parametrize("share", [1.05, 1.3, 3.0])
+def test_a_server_that_carries_the_mean_rate_of_a_trace_sustains_its_bursts(of: int, share: float) -> None:
+    window = replayed(bursts(400, of, of), 100, share)
+    assert window.sustained
+    assert unsteadiness([window]) == ()
+
+
+@pytest.mark.parametrize("of", [2, 10, 40])
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.9])
+def test_one_that_does_not_is_found_at_the_end_of_the_replay(of: int, share: float) -> None:
+    assert not replayed(bursts(400, of, of), 100, share).sustained
+
+
+def test_bursts_are_no_differences_of_throughput() -> None:
+    window = replayed(bursts(400, 40, 40), 100, 1.3)
+    rate = rate_interval([window.events])
+    assert rate.value == pytest.approx(100, rel=0.01)
+    assert rate.low is not None
+    assert rate.low > 95
+    assert window.offered_rate == pytest.approx(100, rel=0.01)
+
+
+def test_a_request_of_a_trace_that_is_sent_late_is_told_from_one_that_the_generator_calls_late() -> None:
+    window = replayed(bursts(400, 40, 40), 100, 1.3)
+    assert not window.is_late
+    order = np.arange(len(window.send_s))
+    assert replace(window, send_s=window.send_s + np.where(order % 10 == 9, 0.2, 0.0)).is_late
