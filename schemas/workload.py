@@ -144,7 +144,7 @@ def _workload(value: object) -> object:
         hint = "it must be a mapping, such as {arrival: closed, max_concurrency: 32}"
         raise problem(f"{{field}} is {found(value)}", hint)
     arrival = value.get("arrival", "closed")
-    if arrival not in _OWN_KEYS:
+    if not isinstance(arrival, str) or arrival not in _OWN_KEYS:
         raise problem(
             f"{{field}}.arrival is {found(arrival)}",
             did_you_mean(str(arrival), sorted(_OWN_KEYS)),
