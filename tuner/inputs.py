@@ -108,7 +108,7 @@ def _step(each: InputSamples, index: int) -> dict[str, Any]:
 
 
 def read_inputs(project: Project, model: str, *, seed: int = 0, allow_outside: bool = False) -> Inputs:
-    """Values of the inputs of `model`: those of `data` in the spec, else random ones.
+    """Values of the inputs of a model or an ensemble: those of `data` in the spec, else random ones.
 
     Without `data`, floats are uniform in [0, 1), integers 0 or 1, booleans either, strings short words.
 
@@ -123,7 +123,7 @@ def read_inputs(project: Project, model: str, *, seed: int = 0, allow_outside: b
     """
     shapes = measuring_shapes(project, model)
     signature = project.served_signature(model)
-    declared = project.spec.models[model].data
+    declared = project.spec.asked_of(model).data
     errors: list[SpecError] = []
     found: list[InputSamples] = []
     for tensor in signature.inputs:
@@ -134,7 +134,8 @@ def read_inputs(project: Project, model: str, *, seed: int = 0, allow_outside: b
             samples = _samples(tensor, dims, declared.get(tensor.name), rng, open_file)
             found.append(InputSamples(tensor, samples))
         except _DataError as err:
-            key_path = ("models", model, "data", tensor.name, *err.keys)
+            kind = "ensembles" if model in project.ensembles else "models"
+            key_path = (kind, model, "data", tensor.name, *err.keys)
             errors.append(project.spec_file.error(key_path, err.what, err.hint))
     if errors:
         raise InputErrors(errors)

@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.joint import members_named_by
 from tritonc.compiler.project import Project
 from tritonc.compiler.selection import served_result
+from tritonc.compiler.space import space_for
 from tritonc.compiler.stale import digests_in
 from tritonc.schemas.errors import SetupError
 from tritonc.schemas.lock import Decision, Digests, Lock
@@ -48,6 +50,7 @@ from tritonc.tuner.objective import Objective
 from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch, observations_in, study_names
 from tritonc.tuner.perf_analyzer import LoadData, PerfAnalyzer, perf_analyzer_at
 from tritonc.tuner.plan import Plan, SamplerName, Settings, Task
+from tritonc.tuner.points import joint_starting_points
 from tritonc.tuner.race import Entrant, Measuring, Sample
 from tritonc.tuner.session import noise_of
 from tritonc.tuner.stand import Stand
@@ -177,10 +180,17 @@ class Job:
 
     def _goal(self, task: Task, storage: Path, study: str) -> Goal:
         """What the task is for; other studies of its model, and of its target, are where its model begins."""
-        spec = self._project.spec.models[task.space.model]
+        spec = self._project.spec.asked_of(task.space.model)
         objective = dict(spec.objective) if isinstance(spec.objective, dict) else spec.objective
-        history = observations_in(storage, task.space.model, task.space.target, but=study)
-        return Goal(objective, spec.slo, searched_loads(spec.workload, spec.slo, objective), history)
+        members = members_named_by(task.space.baseline.values)
+        history = tuple(
+            seen
+            for seen in observations_in(storage, task.space.model, task.space.target, but=study)
+            if members_named_by(seen.candidate.values) == members  # others' knobs have other names
+        )
+        spaces = [space_for(self._project, member, task.space.target) for member in members]
+        start = joint_starting_points(spaces, task.space.model) if members else ()
+        return Goal(objective, spec.slo, searched_loads(spec.workload, spec.slo, objective), history, start)
 
     def _tune(self, study: _Study, generator: PerfAnalyzer, deadline: float) -> None:
         space = study.task.space
@@ -188,7 +198,7 @@ class Job:
             self._log_missing(study)
             self._decided(study.held, "nothing was to be added to what the lock holds")
             return
-        with self._opened(study, self._project.spec.models[space.model].objective) as log:
+        with self._opened(study, self._project.spec.asked_of(space.model).objective) as log:
             self._measure(study, self._measuring(study, generator), log, deadline)
 
     @contextmanager
@@ -234,7 +244,8 @@ class Job:
                 study.search.mark_logged(self.tracking.place)
 
     def _bench(self, study: _Study, generator: PerfAnalyzer) -> Bench:
-        space, spec = study.task.space, self._project.spec.models[study.task.space.model]
+        space, spec = study.task.space, self._project.spec.asked_of(study.task.space.model)
+        ensemble = self._project.ensembles.get(space.model)
         inputs = read_inputs(
             self._project,
             space.model,
@@ -254,6 +265,7 @@ class Job:
             seed=self._settings.seed,
             load_search=LoadLadder if self._settings.sampler == "grid" else LoadSearch,
             price_per_hour=self._project.spec.targets[space.target].price_per_hour or 1.0,
+            max_batch_size=ensemble.max_batch_size if ensemble else None,
         )
 
     def _on_load(self, candidate: Candidate, load: Load | None) -> None:
@@ -435,7 +447,7 @@ class Job:
             mlflow_run=self.tracking.parent_run,
             caveats=caveats(
                 study.info,
-                self._project.spec.models[space.model],
+                self._project.spec.asked_of(space.model),
                 baseline if isinstance(baseline, Capacity) else None,
             ),
             measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
