@@ -288,8 +288,8 @@ class _Draft:
                 hint = f'did you mean "{near[0]}"? Or list that one in `outputs`, if both are meant'
                 yield self._error(self._read[tensor][0].key_path, what, hint)
                 loose.remove(near[0])
-        for tensor in loose if own is not None else ():
-            if tensor not in own:
+        for tensor in loose:
+            if own is not None and tensor not in own:
                 what = f'no step reads "{tensor}", and it is not in `outputs`'
                 hint = "take it out of output_map, or list it in `outputs`"
                 yield self._error(self._written[tensor][0].key_path, what, hint)
@@ -297,7 +297,7 @@ class _Draft:
     def _tensor_problems(self) -> Iterator[SpecError]:
         """Models that disagree about the type or the dims of a tensor."""
         for tensor in self._tensors:
-            first, *others = [*self._written.get(tensor, ()), *self._read.get(tensor, ())]
+            first, *others = self._all_uses(tensor)
             dims: Dims | None = first.dims
             for other in others:
                 both = _agreed(dims, other.dims) if dims is not None else None

@@ -76,7 +76,7 @@ def test_an_open_dimension_is_said_at_the_ensemble(p: ProjectFolder):
     p.write("spec.yaml", SPEC.replace("mlp.onnx, max_batch_size: 4", "mlp.onnx, max_batch_size: 0"))
     refused = p.run("tune", "--dry-run")
     assert refused.exit_code == 2
-    assert 'spec.yaml:9:5: the models leave dimensions of input "features" open: [-1, 4]' in refused.stderr
+    assert 'spec.yaml:8:3: the models leave dimensions of input "features" open: [-1, 4]' in refused.stderr
 
 
 @pytest.mark.triton

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.models import mlp, softmax
-from tests.tuner.conftest import run_onnxruntime
+from tests.tuner.conftest import Served, run_onnxruntime
 from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.joint import members_of
+from tritonc.compiler.output.writer import write_repository
 from tritonc.compiler.project import open_project
+from tritonc.compiler.repository import compile_candidate, parts_of
 from tritonc.compiler.space import space_for
 from tritonc.schemas.errors import EngineError
 from tritonc.schemas.measurement import ClosedLoad, Failure
@@ -184,3 +188,47 @@ def test_a_model_that_does_not_load_is_named(here: Here):
     assert found.reason == "load_failed"
     assert found.detail.startswith("norm: ")
     assert isinstance(here.measuring.capacity(here.baseline), Capacity)
+
+
+NORM_AGAIN = "      - {model: norm, input_map: {scores: label}, output_map: {probabilities: again}}\n"
+SCORE, NORM = SPEC.splitlines(keepends=True)[8:10]
+
+
+@pytest.mark.parametrize(
+    ("changes", "shapes"),
+    [
+        ([(SCORE + NORM, NORM + SCORE)], {"label": (2, 3)}),
+        ([(NORM, NORM + NORM_AGAIN)], {"again": (2, 3)}),
+        ([(NORM, f"{NORM}    outputs: [label, scores]\n")], {"label": (2, 3), "scores": (2, 3)}),
+        ([("softmax.onnx, max_batch_size: 8", "softmax.onnx, max_batch_size: 0")], {"label": (2, 3)}),
+        (
+            [
+                ("softmax.onnx, max_batch_size: 8", "softmax.onnx, max_batch_size: 0"),
+                ("_size: 4", "_size: 0"),
+            ],
+            {"label": (2, 3)},
+        ),
+    ],
+    ids=["any order", "a model twice", "inner output", "mixed in batches", "mixed without"],
+)
+def test_triton_takes_what_is_accepted(served: Served, tmp_path: Path, changes, shapes):
+    text = SPEC
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after, 1)
+    own = f"e{len(list(served.server.repository.iterdir()))}"
+    for name in ("score", "norm", "pipeline"):
+        text = text.replace(f" {name}:", f" {name}{own}:").replace(f"model: {name},", f"model: {name}{own},")
+    (tmp_path / "spec.yaml").write_text(text)
+    (tmp_path / "mlp.onnx").write_bytes(mlp().SerializeToString())
+    (tmp_path / "softmax.onnx").write_bytes(softmax().SerializeToString())
+    project = open_project(tmp_path / "spec.yaml")
+    baseline = space_for(project, f"pipeline{own}", "cpu").baseline
+    write_repository(compile_candidate(project, baseline), tmp_path / "out")
+    for part in parts_of(project, baseline):
+        shutil.copytree(tmp_path / "out" / part.model, served.server.repository / part.model)
+        served.server.load(part.model)
+    found = served.infer(baseline.model, features=np.ones((2, 4), np.float32))
+    assert {name: array.shape for name, array in found.items()} == shapes
+    for part in reversed(parts_of(project, baseline)):
+        served.server.unload(part.model, wait=False)
