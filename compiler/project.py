@@ -97,15 +97,15 @@ def require_tuned(spec: Spec, names: Iterable[str]) -> None:
     Raises:
         InputErrors: one for each, with what to write instead.
     """
-    errors = []
+    errors, tuned = [], spec.tuned
     for name in names:
         ensemble = spec.ensemble_with(name)
         if name in spec.models and ensemble:
             what = f"--model: {name} is a step of ensemble {ensemble}, and is tuned with it"
             errors.append(TritoncError(what, f"write --model {ensemble}"))
-        elif name not in spec.tuned:
+        elif name not in tuned:
             what = f'--model: the spec has no model "{name}"'
-            errors.append(TritoncError(what, did_you_mean(name, spec.tuned)))
+            errors.append(TritoncError(what, did_you_mean(name, tuned)))
     if errors:
         raise InputErrors(errors)
 

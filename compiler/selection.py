@@ -85,9 +85,10 @@ def accept_stale(project: Project, lock: Lock) -> Lock:
     Raises:
         InputErrors: the spec allows no candidate for one of them.
     """
+    tuned = set(project.spec.tuned)
     decisions = tuple(
         _accepted(project, decision)
-        if decision.model in project.spec.tuned and decision.target in project.spec.targets
+        if decision.model in tuned and decision.target in project.spec.targets
         else decision
         for decision in lock.decisions
     )
@@ -188,10 +189,11 @@ def check_lock(project: Project, lock: Lock | None) -> tuple[str, ...]:
             f'{path}: is the lock of "{lock.spec}", not of "{spec.name}"',
             "give the spec its name back, or measure again with: tritonc tune --fresh",
         )
+    tuned = set(spec.tuned)
     return tuple(
         f"{path.name} has a decision for {d.model} on {d.target}, {_why_unused(project, d)}"
         for d in lock.decisions
-        if d.model not in spec.tuned or d.target not in spec.targets
+        if d.model not in tuned or d.target not in spec.targets
     )
 
 

@@ -521,7 +521,10 @@ class Spec(Model):
 
     def ensemble_with(self, model: str) -> str | None:
         """The ensemble that a model is a step of."""
-        return next((name for name, each in self.ensembles.items() if model in each.members), None)
+        return next(
+            (name for name, each in self.ensembles.items() if any(s.model == model for s in each.steps)),
+            None,
+        )
 
     def group_of(self, model: str) -> Mapping[str, float]:
         """The weights of the models that `model` is tuned together with, its own included; else nothing."""

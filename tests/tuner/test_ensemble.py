@@ -148,11 +148,12 @@ def test_its_capacity_is_that_of_the_whole_and_candidates_take_each_others_place
     other = here.with_knobs(norm__instance_count=3, score__dynamic_batching=False)
     values = {k: v for k, v in other.knobs if not k.startswith("score/max_queue") and "score/pref" not in k}
     other = Candidate.of("pipeline", "cpu", values)
-    changed = here.measuring.capacity(other)
-    assert isinstance(changed, Capacity), changed
-    config = here.stand.start().log  # the server goes on: nothing was started anew
-    assert config.read_text().count("Started GRPCInferenceService") == 1
-    here.measuring.gather({here.baseline: found.measurement, other: changed.measurement})
+    before = here.stand.start().pid
+    server, loaded_s = here.stand.serve(other)  # in the place of the baseline, by the same server
+    assert loaded_s > 0
+    assert server.pid == before
+    assert not isinstance(infer(server, "pipeline", here.bench.inputs, 4, 0), Failure)
+    here.measuring.gather({here.baseline: measured, other: measured})
     names = {here.stand.name_of(one) for one in (here.baseline, other)}
     assert names == {f"pipeline-{here.baseline.id}", f"pipeline-{other.id}"}
     for one in (here.baseline, other):
@@ -191,7 +192,7 @@ def test_a_model_that_does_not_load_is_named(here: Here):
 
 
 NORM_AGAIN = "      - {model: norm, input_map: {scores: label}, output_map: {probabilities: again}}\n"
-SCORE, NORM = SPEC.splitlines(keepends=True)[8:10]
+SCORE, NORM = SPEC.splitlines(keepends=True)[9:11]
 
 
 @pytest.mark.parametrize(
