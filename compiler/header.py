@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.selection import Selection
 from tritonc.schemas.lock import Decision, Result
 from tritonc.schemas.measurement import EngineInfo, Interval, Load, Measurement
@@ -19,6 +20,14 @@ def selection_header(spec_file: SpecFile, selection: Selection) -> tuple[str, ..
     if decision is None:
         return (*lines, f"{what}: the baseline, not tuned. To measure it, run: tritonc tune")
     return (*lines, *_evidence(what, selection, decision))
+
+
+def member_header(spec_file: SpecFile, member: Candidate, selection: Selection) -> tuple[str, ...]:
+    """The header of the config of a model that is a step of the ensemble that was selected."""
+    generated, *_ = selection_header(spec_file, selection)
+    ensemble = selection.candidate.model
+    what = f"{member.model} for target {member.target}, candidate {member.id}"
+    return (generated, f"{what}: a step of {ensemble}, whose config.pbtxt says what was measured")
 
 
 def candidate_header(spec_file: SpecFile, model: str, target: str, candidate_id: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tritonc.compiler.backends import BACKENDS
 from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.ensemble import Ensemble
 from tritonc.compiler.knobs.dimension import Point
 from tritonc.compiler.knobs.shared import powers_of_two
 from tritonc.compiler.passthrough import merge_passthrough
@@ -52,6 +53,26 @@ def render(project: Project, candidate: Candidate) -> ModelConfig:
         for batch_size in warmup_batch_sizes(values):
             _write_warmup(config, signature, shapes, batch_size)
     merge_passthrough(project.spec_file, candidate.model, config)
+    return config
+
+
+def render_ensemble(ensemble: Ensemble, called: Mapping[str, str]) -> ModelConfig:
+    """The configuration that serves an ensemble; it has no knobs of its own.
+
+    Args:
+        ensemble: what to serve.
+        called: the name that each of its models is served under.
+    """
+    config = ModelConfig(name=ensemble.name, platform="ensemble", max_batch_size=ensemble.max_batch_size)
+    signature = ensemble.signature
+    for tensors, written in ((signature.inputs, config.input), (signature.outputs, config.output)):
+        for tensor in tensors:
+            # Never reshaped: a scalar is [1] for Triton's ensembles (`ensemble._full_dims`).
+            _write_tensor(written.add(), tensor, has_batch_axis=False)
+    for step in ensemble.steps:
+        written_step = config.ensemble_scheduling.step.add(model_name=called[step.model], model_version=-1)
+        written_step.input_map.update(step.input_map)
+        written_step.output_map.update(step.output_map)
     return config
 
 

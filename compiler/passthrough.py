@@ -27,6 +27,7 @@ _OWN: Mapping[str, str] = {
     "max_batch_size": "write max_batch_size at the model, or pin it in search",
     "parameters": "write them under parameters of the model",
     "default_model_filename": "tritonc names the file that it puts into the repository",
+    "ensemble_scheduling": "write the steps under `ensembles` of the spec",
 }
 """Fields that tritonc alone writes, with where to say it."""
 _BY_NAME = ("input", "output")

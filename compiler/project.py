@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tritonc.compiler.ensemble import Ensemble, ensembles_in
 from tritonc.compiler.models.dims import dims_problems, pinned
 from tritonc.compiler.models.model_file import ModelFile, read_model_file
 from tritonc.compiler.models.source import path_of_source, require_inside
 from tritonc.compiler.signature import OPEN, Signature
-from tritonc.schemas.errors import InputErrors, ModelFileError, SpecError, did_you_mean
+from tritonc.schemas.errors import InputErrors, ModelFileError, SpecError, TritoncError, did_you_mean
 from tritonc.schemas.spec import ModelSpec, Spec
 from tritonc.schemas.spec_file import SpecFile, read_spec
 
@@ -27,10 +28,12 @@ class Project:
     Attributes:
         spec_file: the spec, with the places of its keys.
         models: by name, in the spec's order.
+        ensembles: by name, in the spec's order.
     """
 
     spec_file: SpecFile
     models: Mapping[str, ModelFile]
+    ensembles: Mapping[str, Ensemble] = field(default_factory=dict)
 
     @property
     def spec(self) -> Spec:
@@ -46,9 +49,11 @@ class Project:
         """The largest batch to consider: the spec's, or 0 for a model without a batch axis."""
         return self.spec.models[model].max_batch_size if self.models[model].signature.has_batch_axis else 0
 
-    def served_signature(self, model: str) -> Signature:
-        """The signature for config.pbtxt: the file's, with what `dims` of the spec pins."""
-        return pinned(self.models[model].signature, self.spec.models[model].dims)
+    def served_signature(self, name: str) -> Signature:
+        """The signature for config.pbtxt: an ensemble's, or the file's with what `dims` of the spec pins."""
+        if name in self.ensembles:
+            return self.ensembles[name].signature
+        return pinned(self.models[name].signature, self.spec.models[name].dims)
 
 
 def open_project(spec_path: Path, *, allow_outside: bool = False) -> Project:
@@ -77,40 +82,77 @@ def open_project(spec_path: Path, *, allow_outside: bool = False) -> Project:
             file = replace(file, signature=file.signature.with_batch_in_dims())
         models[name] = file
         errors.extend(_contradictions(spec_file, name, model, file))
+    alone = Project(spec_file, models)
+    ensembles, problems = ensembles_in(spec_file, {name: alone.served_signature(name) for name in models})
+    errors.extend(problems)
     errors.extend(_unmeasurable_objectives(spec_file))
     if errors:
         raise InputErrors(errors)
-    return Project(spec_file, models)
+    return replace(alone, ensembles=ensembles)
+
+
+def require_tuned(spec: Spec, names: Iterable[str]) -> None:
+    """Refuses names given to --model that are not measured on their own.
+
+    Raises:
+        InputErrors: one for each, with what to write instead.
+    """
+    errors, tuned = [], spec.tuned
+    for name in names:
+        ensemble = spec.ensemble_with(name)
+        if name in spec.models and ensemble:
+            what = f"--model: {name} is a step of ensemble {ensemble}, and is tuned with it"
+            errors.append(TritoncError(what, f"write --model {ensemble}"))
+        elif name not in tuned:
+            what = f'--model: the spec has no model "{name}"'
+            errors.append(TritoncError(what, did_you_mean(name, tuned)))
+    if errors:
+        raise InputErrors(errors)
 
 
 def measuring_shapes(
-    project: Project, model: str, own: Mapping[str, tuple[int, ...]] | None = None
+    project: Project, name: str, own: Mapping[str, tuple[int, ...]] | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """The dims that requests have while a model is measured, by input, without the batch axis.
+    """The dims that requests have while a model or an ensemble is measured, by input, without the batch axis.
 
     Args:
         project: where the model is.
-        model: its name.
+        name: of the model or the ensemble.
         own: dims of some requests, which win over those of the model.
 
     Raises:
         InputErrors: a dimension is open, and `shapes` of the spec does not say which size to measure.
     """
-    shapes = {**project.spec.models[model].shapes, **(own or {})}
+    signature = project.served_signature(name)
+    shapes = {**_shapes_of_members(project, name), **project.spec.asked_of(name).shapes, **(own or {})}
+    whose = "the models leave" if name in project.ensembles else "the file leaves"
     result: dict[str, tuple[int, ...]] = {}
     errors: list[SpecError] = []
-    for tensor in project.served_signature(model).inputs:
+    for tensor in signature.inputs:
         result[tensor.name] = shapes.get(tensor.name, tensor.dims)
         if OPEN in result[tensor.name]:
-            without = ", without the batch axis" if project.models[model].signature.has_batch_axis else ""
+            without = ", without the batch axis" if signature.has_batch_axis else ""
             sizes = ", ".join("?" if size == OPEN else str(size) for size in tensor.dims)
             key = tensor.name if _PLAIN_KEY.fullmatch(tensor.name) else json.dumps(tensor.name)
-            what = f'the file leaves dimensions of input "{tensor.name}" open: {list(tensor.dims)}{without}'
+            what = f'{whose} dimensions of input "{tensor.name}" open: {list(tensor.dims)}{without}'
             hint = f"say which size to measure: shapes: {{{key}: [{sizes}]}} with a number for each ?"
-            errors.append(project.spec_file.error(("models", model, "shapes"), what, hint))
+            errors.append(project.spec_file.error((*project.spec.keys_of(name), "shapes"), what, hint))
     if errors:
         raise InputErrors(errors)
     return result
+
+
+def _shapes_of_members(project: Project, name: str) -> dict[str, tuple[int, ...]]:
+    """What `shapes` of its models say about the inputs of an ensemble; nothing of a model."""
+    ensemble = project.ensembles.get(name)
+    if ensemble is None:
+        return {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for step in ensemble.steps:
+        own, has_batch_axis = project.spec.models[step.model].shapes, project.max_batch_size(step.model) > 0
+        if has_batch_axis == ensemble.signature.has_batch_axis:
+            shapes |= {step.input_map[name]: dims for name, dims in own.items()}
+    return shapes
 
 
 class _Reader:
@@ -174,21 +216,22 @@ def _contradictions(spec_file: SpecFile, name: str, model: ModelSpec, file: Mode
 
 def _unmeasurable_objectives(spec_file: SpecFile) -> Iterator[SpecError]:
     """What an objective needs of every target: a price, or a GPU."""
-    models, targets = spec_file.spec.models, spec_file.spec.targets
-    counts_cost = [name for name, model in models.items() if "cost" in model.objectives]
+    spec, targets = spec_file.spec, spec_file.spec.targets
+    asked = {name: spec.asked_of(name) for name in spec.tuned}
+    counts_cost = [name for name, each in asked.items() if "cost" in each.objectives]
     for name, target in targets.items():
         if counts_cost and target.price_per_hour is None:
             what = f"target {name} has no price_per_hour, but the objective of {counts_cost[0]} is about cost"
             hint = "add what an hour of this machine costs, in any currency: price_per_hour: 0.50"
             yield spec_file.error(("targets", name), what, hint, at_key=True)
     without_gpu = [name for name, target in targets.items() if target.device == "cpu"]
-    for name, model in models.items():
-        if "energy" in model.objectives and without_gpu:
+    for name, each in asked.items():
+        if "energy" in each.objectives and without_gpu:
             what = (
                 f"the objective is about energy, which only a GPU tells, and target {without_gpu[0]} has none"
             )
             hint = "choose another objective, or put this model and GPU targets in a spec of their own"
-            yield spec_file.error(("models", name, "objective"), what, hint)
+            yield spec_file.error((*spec.keys_of(name), "objective"), what, hint)
 
 
 def _why_no_batch_axis(signature: Signature) -> str:

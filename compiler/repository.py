@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tritonc.compiler.candidate import VERSION, Candidate
-from tritonc.compiler.header import candidate_header, selection_header
-from tritonc.compiler.model_config import render
+from tritonc.compiler.header import candidate_header, member_header, selection_header
+from tritonc.compiler.joint import members_of
+from tritonc.compiler.model_config import render, render_ensemble
 from tritonc.compiler.models.model_file import ModelFile
 from tritonc.compiler.output.manifest import MANIFEST_PATH, FileRecord, Manifest, print_manifest
 from tritonc.compiler.pbtxt import print_pbtxt
@@ -109,7 +110,7 @@ def compile_repository(project: Project, lock: Lock | None, target: str) -> Repo
     decisions = {(d.model, d.target): d for d in lock.decisions} if lock else {}
     selections: list[Selection] = []
     errors: list[TritoncError] = []
-    for model in project.spec.models:
+    for model in project.spec.tuned:
         try:
             selections.append(select(project, model, target, decisions.get((model, target))))
         except InputErrors as err:
@@ -122,17 +123,27 @@ def compile_repository(project: Project, lock: Lock | None, target: str) -> Repo
     untuned = [selection.candidate.model for selection in selections if selection.decision is None]
     if lock and untuned:
         notices.append(_not_in_lock(project, target, untuned))
-    configs = [
-        (
-            selection.candidate.model,
-            render(project, selection.candidate),
-            selection_header(project.spec_file, selection),
-        )
-        for selection in selections
-    ]
+    configs = [config for selection in selections for config in _selected(project, selection)]
     return _repository(
         project, target, configs, tuple(notices), all(selection.slo_met for selection in selections)
     )
+
+
+_Config = tuple[str, ModelConfig, Sequence[str]]
+"""The name in the spec of a model or an ensemble, its config and the config's header."""
+
+
+def _selected(project: Project, selection: Selection) -> Iterator[_Config]:
+    """The config of what is served; of an ensemble its models' too."""
+    candidate, spec_file = selection.candidate, project.spec_file
+    header = selection_header(spec_file, selection)
+    if candidate.model not in project.ensembles:
+        yield candidate.model, render(project, candidate), header
+        return
+    ensemble = project.ensembles[candidate.model]
+    yield candidate.model, render_ensemble(ensemble, {model: model for model in ensemble.members}), header
+    for model, member in members_of(candidate).items():
+        yield model, render(project, member), member_header(spec_file, member, selection)
 
 
 def _not_in_lock(project: Project, target: str, models: Sequence[str]) -> str:
@@ -149,7 +160,13 @@ def compile_candidate(project: Project, candidate: Candidate) -> Repository:
     Raises:
         InputErrors: the spec and the model file do not go together.
     """
-    return compile_candidates(project, {candidate.model: candidate})
+    return compile_candidates(project, {one.model: one for one in parts_of(project, candidate)})
+
+
+def parts_of(project: Project, candidate: Candidate) -> tuple[Candidate, ...]:
+    """What has to be loaded to serve a candidate, in that order: of an ensemble its models, then itself."""
+    members = members_of(candidate)
+    return (*members.values(), candidate) if candidate.model in project.ensembles else tuple(members.values())
 
 
 def compile_candidates(project: Project, candidates: Mapping[str, Candidate]) -> Repository:
@@ -157,14 +174,20 @@ def compile_candidates(project: Project, candidates: Mapping[str, Candidate]) ->
 
     Args:
         project: where their models are.
-        candidates: by the name to serve each under; at least one, all of one target.
+        candidates: by the name to serve each under; at least one, all of one target. With an ensemble there
+            have to be those of its models (`parts_of`).
 
     Raises:
         InputErrors: the spec and a model file do not go together.
     """
+    names = {candidate: name for name, candidate in candidates.items()}
     configs = []
     for name, candidate in candidates.items():
-        config = render(project, candidate)
+        if candidate.model in project.ensembles:
+            called = {model: names[one] for model, one in members_of(candidate).items()}
+            config = render_ensemble(project.ensembles[candidate.model], called)
+        else:
+            config = render(project, candidate)
         config.name = name
         header = candidate_header(project.spec_file, candidate.model, candidate.target, candidate.id)
         configs.append((candidate.model, config, header))
@@ -175,11 +198,11 @@ def compile_candidates(project: Project, candidates: Mapping[str, Candidate]) ->
 def _repository(
     project: Project,
     target: str,
-    configs: Sequence[tuple[str, ModelConfig, Sequence[str]]],
+    configs: Sequence[_Config],
     notices: tuple[str, ...] = (),
     slo_met: bool = True,
 ) -> Repository:
-    """The repository of these configs, each with its model in the spec and its header."""
+    """The repository of these configs."""
     files: dict[PurePosixPath, Content] = {
         PurePosixPath("server.args"): server_args(
             project.spec.targets[target], (config for _, config, _ in configs)
@@ -188,7 +211,7 @@ def _repository(
     for model, config, header in configs:
         folder = PurePosixPath(config.name)
         files[folder / "config.pbtxt"] = print_pbtxt(config, header).encode()
-        files |= {folder / str(VERSION) / path: weights for path, weights in _weights(project.models[model])}
+        files |= {folder / str(VERSION) / path: content for path, content in _version(project, model)}
     spec_file = project.spec_file
     return Repository.of(
         files,
@@ -198,6 +221,18 @@ def _repository(
         notices=notices,
         slo_met=slo_met,
     )
+
+
+def _version(project: Project, name: str) -> Iterator[tuple[PurePosixPath, Content]]:
+    """What the version folder of a model or an ensemble holds.
+
+    Triton wants one of an ensemble too ("empty version directory", docs/user_guide/architecture.md), but git
+    and object stores keep no empty folder; what file lies in it is nothing to Triton.
+    """
+    if name in project.ensembles:
+        yield PurePosixPath(".gitkeep"), b""
+    else:
+        yield from _weights(project.models[name])
 
 
 def _weights(file: ModelFile) -> Iterator[tuple[PurePosixPath, Weights]]:

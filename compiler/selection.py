@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.joint import members_of, of_member
 from tritonc.compiler.knobs.legal_candidate import candidate_from
 from tritonc.compiler.project import Project
 from tritonc.compiler.space import Space, baseline_for, legal_choices, space_for
@@ -84,9 +85,10 @@ def accept_stale(project: Project, lock: Lock) -> Lock:
     Raises:
         InputErrors: the spec allows no candidate for one of them.
     """
+    tuned = set(project.spec.tuned)
     decisions = tuple(
         _accepted(project, decision)
-        if decision.model in project.models and decision.target in project.spec.targets
+        if decision.model in tuned and decision.target in project.spec.targets
         else decision
         for decision in lock.decisions
     )
@@ -106,6 +108,8 @@ def _require_current(project: Project, decision: Decision, changed: tuple[Part, 
     reason = next((_OF_ANOTHER[part] for part in changed if part in _OF_ANOTHER), None)
     if reason is None:
         return
+    if decision.model in project.ensembles and changed[0] == "signature":
+        reason = "steps of the ensemble, or inputs or outputs of its models,"
     hint = "measure it again with: tritonc tune"
     if changed[0] != "signature":
         hint += "; or accept it as it is with: tritonc build --accept-stale-evidence"
@@ -136,12 +140,19 @@ def _candidate(project: Project, space: Space, decision: Decision, result: Resul
 def _contradicted(project: Project, space: Space, candidate: Candidate) -> Iterator[tuple[str, str]]:
     """The knobs that `search:` of the spec names and whose values it does not allow, with those it allows."""
     values = candidate.values
-    named = {*project.spec.search, *project.spec.models[candidate.model].search}
+    searched = set(_named_by_search(project, candidate))
     for dimension in space.dimensions:
-        if dimension.knob in named:
+        if dimension.knob in searched:
             legal = [choice.value for choice in legal_choices(dimension, values)]
             if legal and values.get(dimension.knob) not in legal:
                 yield dimension.knob, ", ".join(str(value) for value in legal)
+
+
+def _named_by_search(project: Project, candidate: Candidate) -> Iterator[str]:
+    """Knobs that `search:` of the spec names, as the candidate has them."""
+    for model in members_of(candidate):
+        own = (*project.spec.search, *project.spec.models[model].search)
+        yield from own if model == candidate.model else (of_member(model, knob) for knob in own)
 
 
 def _error(project: Project, decision: Decision, keys: tuple[str, ...], what: str, hint: str) -> LockError:
@@ -178,8 +189,16 @@ def check_lock(project: Project, lock: Lock | None) -> tuple[str, ...]:
             f'{path}: is the lock of "{lock.spec}", not of "{spec.name}"',
             "give the spec its name back, or measure again with: tritonc tune --fresh",
         )
+    tuned = set(spec.tuned)
     return tuple(
-        f"{path.name} has a decision for {d.model} on {d.target}, which the spec no longer has"
+        f"{path.name} has a decision for {d.model} on {d.target}, {_why_unused(project, d)}"
         for d in lock.decisions
-        if d.model not in spec.models or d.target not in spec.targets
+        if d.model not in tuned or d.target not in spec.targets
     )
+
+
+def _why_unused(project: Project, decision: Decision) -> str:
+    ensemble = project.spec.ensemble_with(decision.model)
+    if ensemble and decision.model in project.spec.models and decision.target in project.spec.targets:
+        return f"which is a step of ensemble {ensemble} now: what was decided for that counts"
+    return "which the spec no longer has"

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.joint import joined, joint_space
 from tritonc.compiler.knobs.dimension import Choice, Condition, Dimension, legal_choices
 from tritonc.compiler.knobs.dimensions import Dimensions, baseline_of, dimensions_for
 from tritonc.compiler.model_config import render
 from tritonc.compiler.passthrough import knob_problems
-from tritonc.schemas.errors import InputErrors
+from tritonc.schemas.errors import InputErrors, TritoncError
 from tritonc.schemas.lock import KnobValue
 
 if TYPE_CHECKING:
@@ -121,24 +122,51 @@ def _asked_after(dimensions: tuple[Dimension, ...]) -> list[frozenset[str]]:
     return asked[::-1]
 
 
-def space_for(project: Project, model: str, target: str) -> Space:
-    """The space of a model on a target, as the spec narrows, widens or pins it.
+def space_for(project: Project, name: str, target: str) -> Space:
+    """The space of a model or an ensemble on a target, as the spec narrows, widens or pins it.
+
+    That of an ensemble has every combination of the candidates of its models (`compiler.joint`).
 
     Raises:
         InputErrors: everything that is illegal in the target's backends, accelerators and precisions, in
             `search:`, and in what the model passes through, each with its place in the spec.
     """
-    dimensions = dimensions_for(project, model, target)
-    return Space(model, target, dimensions.all, _baseline(project, dimensions))
+    if name in project.ensembles:
+        return joint_space(_of_members(project, name, lambda model: space_for(project, model, target)), name)
+    dimensions = dimensions_for(project, name, target)
+    return Space(name, target, dimensions.all, _baseline(project, dimensions))
 
 
-def baseline_for(project: Project, model: str, target: str) -> Candidate:
-    """The baseline of a model on a target, without its space: what a build emits without a lock.
+def baseline_for(project: Project, name: str, target: str) -> Candidate:
+    """The baseline of a model or an ensemble on a target, without its space: a build's without a lock.
 
     Raises:
         InputErrors: as `space_for`.
     """
-    return _baseline(project, dimensions_for(project, model, target))
+    if name in project.ensembles:
+        return joined(_of_members(project, name, lambda model: baseline_for(project, model, target)), name)
+    return _baseline(project, dimensions_for(project, name, target))
+
+
+Made = TypeVar("Made")
+
+
+def _of_members(project: Project, ensemble: str, make: Callable[[str], Made]) -> list[Made]:
+    """What `make` makes of each model of an ensemble.
+
+    Raises:
+        InputErrors: those of all of them.
+    """
+    made: list[Made] = []
+    errors: dict[str, TritoncError] = {}
+    for model in project.ensembles[ensemble].members:
+        try:
+            made.append(make(model))
+        except InputErrors as err:
+            errors |= {str(error): error for error in err}
+    if errors:
+        raise InputErrors(errors.values())
+    return made
 
 
 def _baseline(project: Project, dimensions: Dimensions) -> Candidate:

@@ -38,12 +38,34 @@ def digests_in(project: Project, space: Space, *, alone: bool = False) -> Digest
     Raises:
         SpecError: a file of input data, or of times of arrival, cannot be read.
     """
+    load = _load_digest(project, space.model, space.target, alone=alone)
+    if space.model in project.ensembles:
+        return _ensemble_digests(project, space, load)
     file = project.models[space.model]
     return Digests(
         source=file.sha256,
         signature=_digest(dataclasses.asdict(file.signature)),
         space=space.digest,
-        load=_load_digest(project, space.model, space.target, alone=alone),
+        load=load,
+    )
+
+
+def _ensemble_digests(project: Project, space: Space, load: str) -> Digests:
+    """Of an ensemble: its steps, as far as they say what it computes, count as its signature."""
+    ensemble = project.ensembles[space.model]
+    files = {model: project.models[model] for model in ensemble.members}
+    return Digests(
+        source=_digest({model: file.sha256 for model, file in files.items()}),
+        signature=_digest(
+            {
+                "models": {model: dataclasses.asdict(file.signature) for model, file in files.items()},
+                "steps": [step.model_dump(mode="json") for step in ensemble.steps],
+                "signature": dataclasses.asdict(ensemble.signature),
+                "max_batch_size": ensemble.max_batch_size,
+            }
+        ),
+        space=space.digest,
+        load=load,
     )
 
 
@@ -58,25 +80,33 @@ def _load_digest(project: Project, model: str, target: str, *, alone: bool) -> s
 
     Keys that have their default are left out: a spec key added by a later tritonc makes no lock stale.
     """
-    spec, machine = project.spec.models[model], project.spec.targets[target]
+    spec, machine = project.spec.asked_of(model), project.spec.targets[target]
     load_keys = {"workload", "slo", "objective", "accuracy", "shapes", "dims", "data"}
     machine_keys = {"device", "cores", "memory", "gpu"}
     if "cost" in spec.objectives:
         machine_keys.add("price_per_hour")
     group = {} if alone else project.spec.group_of(model)
+    members = project.ensembles[model].members if model in project.ensembles else ()
+    shaped = {
+        member: project.spec.models[member].model_dump(
+            mode="json", include={"shapes", "dims"}, exclude_defaults=True
+        )
+        for member in members
+    }
     load = spec.model_dump(mode="json", include=load_keys, exclude_defaults=True)
     for number, workload in enumerate(spec.workloads):
         if isinstance(workload, TraceWorkload):  # what is in the file counts, not how it is called
-            keys = ("models", model, *spec.workload_keys(number), "file")
+            keys = (*project.spec.keys_of(model), *spec.workload_keys(number), "file")
             dumped = load["workload"][number] if isinstance(spec.workload, tuple) else load["workload"]
             dumped["file"] = _file_digest(project, keys, workload.file)
     return _digest(
         {
             **({"together": dict(group)} if group else {}),
+            **({"members": shaped} if shaped else {}),
             "load": load,
             "machine": machine.model_dump(mode="json", include=machine_keys, exclude_defaults=True),
             "files": {
-                name: _file_digest(project, ("models", model, "data", name, "file"), data.file)
+                name: _file_digest(project, (*project.spec.keys_of(model), "data", name, "file"), data.file)
                 for name, data in spec.data.items()
                 if isinstance(data, FileData)
             },

@@ -73,7 +73,9 @@ def label(key_path: KeyPath) -> str:
     >>> label(("models", "ocr", "shapes", "x", 0))
     'shapes.x[0]'
     """
-    steps = key_path[2:] if len(key_path) > 2 and key_path[0] in ("models", "targets") else key_path
+    steps = (
+        key_path[2:] if len(key_path) > 2 and key_path[0] in ("models", "ensembles", "targets") else key_path
+    )
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{shortened(step, 40)}" for step in steps)
     return text.removeprefix(".") or "the file"
 

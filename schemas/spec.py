@@ -37,8 +37,17 @@ from tritonc.schemas.spec_fields import (
     Sha256,
     scalar,
 )
+from tritonc.schemas.step import Step, TensorName
 from tritonc.schemas.together import Groups, groups_of
-from tritonc.schemas.workload import ClosedWorkload, OpenWorkload, TraceWorkload, Workload, Workloads
+from tritonc.schemas.workload import (
+    ClosedWorkload,
+    OpenWorkload,
+    TraceWorkload,
+    Workload,
+    Workloads,
+    each_workload,
+    keys_of_workload,
+)
 
 API_VERSION = "tritonc/v1"
 
@@ -316,6 +325,22 @@ def _objective_kind(value: object) -> str:
     return "weights" if isinstance(value, Mapping) else "single"
 
 
+Aim = Annotated[
+    Annotated[Objective, Tag("single")]
+    | Annotated[dict[Objective, Weight], Tag("weights")]
+    | Annotated[Pareto, Tag("front")],
+    Discriminator(_objective_kind),
+    BeforeValidator(_objective),
+]
+"""One objective, weights of several, or a front."""
+
+
+def _objectives(aim: Objective | Mapping[Objective, float] | Pareto) -> tuple[str, ...]:
+    if isinstance(aim, Pareto):
+        return aim.pareto
+    return (aim,) if isinstance(aim, str) else tuple(aim)
+
+
 class Accuracy(Model):
     """How far outputs may differ from the source model's: |a - b| <= atol + rtol x |b|, as numpy.allclose."""
 
@@ -341,13 +366,7 @@ class ModelSpec(Model):
     workload: Workloads = ClosedWorkload()
     """How requests arrive; of several all must hold, and the first one's capacity is sought."""
     slo: Slo = Slo()
-    objective: Annotated[
-        Annotated[Objective, Tag("single")]
-        | Annotated[dict[Objective, Weight], Tag("weights")]
-        | Annotated[Pareto, Tag("front")],
-        Discriminator(_objective_kind),
-        BeforeValidator(_objective),
-    ] = "throughput"
+    objective: Aim = "throughput"
     """What to make best within the SLO, weights of several, or {pareto: […]} for a front to pick from."""
     accuracy: Accuracy = Accuracy()
     search: dict[str, SearchDomain] = Field(default_factory=dict)
@@ -360,24 +379,22 @@ class ModelSpec(Model):
     @property
     def objectives(self) -> tuple[str, ...]:
         """What `objective` names, one or several."""
-        if isinstance(self.objective, Pareto):
-            return self.objective.pareto
-        return (self.objective,) if isinstance(self.objective, str) else tuple(self.objective)
+        return _objectives(self.objective)
 
     @property
     def workloads(self) -> tuple[Workload, ...]:
         """All that must hold; the first one's capacity is sought."""
-        return self.workload if isinstance(self.workload, tuple) else (self.workload,)
+        return each_workload(self.workload)
 
     def workload_keys(self, number: int) -> KeyPath:
         """Where one of `workloads` stands, from the model on."""
-        return ("workload", number) if isinstance(self.workload, tuple) else ("workload",)
+        return keys_of_workload(self.workload, number)
 
     @field_validator("workload")
     @classmethod
     def _fits_batch(cls, value: Workloads, info: ValidationInfo) -> Workloads:
         largest = info.data.get("max_batch_size", INT32_MAX)
-        for number, each in enumerate(value if isinstance(value, tuple) else (value,)):
+        for number, each in enumerate(each_workload(value)):
             if each.request_batch > max(largest, 1):
                 why = " (no batch axis)" if largest == 0 else ""
                 at: KeyPath = (number,) if isinstance(value, tuple) else ()
@@ -388,6 +405,52 @@ class ModelSpec(Model):
                     at=(*at, "request_batch"),
                 )
         return value
+
+
+class EnsembleSpec(Model):
+    """Models one behind the other that Triton serves as one, and the load that they carry together.
+
+    Tensors have names of their own in it; one that no step writes is an input. Types and dims are those of
+    the models.
+    """
+
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)]
+    """Each runs as soon as what it reads is there, whatever the order they stand in."""
+    outputs: Annotated[tuple[TensorName, ...], Field(min_length=1)] | None = None
+    """Tensors that clients get (default: those that no step reads)."""
+    max_batch_size: Annotated[int, Field(ge=0, le=INT32_MAX)] | None = None
+    """The largest request that clients may send, whatever the configuration; 0: it has no batch axis. The
+    models' own may be larger and are searched: they join requests. (Default: `workload.request_batch`, or 0
+    where a model has no batch axis.)"""
+    shapes: dict[str, Dims] = Field(default_factory=dict)
+    """Full dims without the batch axis, by input, for measuring and verifying (default: the models')."""
+    data: dict[str, InputData] = Field(default_factory=dict)
+    """Values of the inputs, for measuring and verifying."""
+    workload: Workloads = ClosedWorkload()
+    """How requests arrive; of several all must hold, and the first one's capacity is sought."""
+    slo: Slo = Slo()
+    objective: Aim = "throughput"
+    """What to make best within the SLO, weights of several, or {pareto: […]} for a front to pick from."""
+    accuracy: Accuracy = Accuracy()
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What `objective` names, one or several."""
+        return _objectives(self.objective)
+
+    @property
+    def workloads(self) -> tuple[Workload, ...]:
+        """All that must hold; the first one's capacity is sought."""
+        return each_workload(self.workload)
+
+    def workload_keys(self, number: int) -> KeyPath:
+        """Where one of `workloads` stands, from the ensemble on."""
+        return keys_of_workload(self.workload, number)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The models of its steps, each once."""
+        return tuple(dict.fromkeys(step.model for step in self.steps))
 
 
 class Gpu(Model):
@@ -449,6 +512,8 @@ class Spec(Model):
     """Names the project in the lock and in MLflow."""
     models: Annotated[dict[Name, ModelSpec], Field(min_length=1)]
     """The models, by the name Triton serves them under."""
+    ensembles: dict[Name, EnsembleSpec] = Field(default_factory=dict)
+    """Pipelines of models, by the name Triton serves them under; measured and tuned as a whole."""
     targets: Annotated[dict[Name, TargetSpec], Field(min_length=1)]
     """Kinds of machine, by name; each gets a repository of its own."""
     search: dict[str, SearchDomain] = Field(default_factory=dict)
@@ -476,6 +541,27 @@ class Spec(Model):
                     )
         return groups
 
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """What is measured and decided on its own: ensembles, and the models that are in none."""
+        members = {model for ensemble in self.ensembles.values() for model in ensemble.members}
+        return (*(model for model in self.models if model not in members), *self.ensembles)
+
+    def keys_of(self, name: str) -> KeyPath:
+        """Where a model or an ensemble stands."""
+        return ("ensembles" if name in self.ensembles else "models", name)
+
+    def asked_of(self, name: str) -> ModelSpec | EnsembleSpec:
+        """What load a model or an ensemble carries, within which limits, for what."""
+        return self.ensembles[name] if name in self.ensembles else self.models[name]
+
+    def ensemble_with(self, model: str) -> str | None:
+        """The ensemble that a model is a step of."""
+        return next(
+            (name for name, each in self.ensembles.items() if any(s.model == model for s in each.steps)),
+            None,
+        )
+
     def group_of(self, model: str) -> Mapping[str, float]:
         """The weights of the models that `model` is tuned together with, its own included; else nothing."""
         return next((group for group in self.together if model in group), {})
@@ -485,12 +571,14 @@ __all__ = [
     "API_VERSION",
     "NAME_PATTERN",
     "Accuracy",
+    "Aim",
     "Axis",
     "BackendSpec",
     "Bytes",
     "ClosedWorkload",
     "ConstantData",
     "Dims",
+    "EnsembleSpec",
     "FileData",
     "Gpu",
     "InputData",
@@ -511,6 +599,7 @@ __all__ = [
     "SoftLimit",
     "SoftSizeLimit",
     "Spec",
+    "Step",
     "TargetSpec",
     "TraceWorkload",
     "Weight",

@@ -12,7 +12,7 @@ from tritonc.schemas.problems import KeyPath, Problem, problems_of
 from tritonc.schemas.spec import API_VERSION, Spec
 from tritonc.schemas.yaml_source import YamlSource, read_yaml
 
-_NOUNS = {"models": "model", "targets": "target"}
+_NOUNS = {"models": "model", "ensembles": "ensemble", "targets": "target"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from tritonc.schemas.errors import did_you_mean, found
-from tritonc.schemas.problems import problem
+from tritonc.schemas.problems import KeyPath, problem
 from tritonc.schemas.spec_fields import Count, Dims, FilePath, Model, Positive
 
 
@@ -221,3 +221,13 @@ Workloads = Annotated[
 ]
 """One workload, or several that must all hold: the first one's capacity is sought, and each further one must
 keep the limits as it stands, at its `rate` or with `max_concurrency` clients."""
+
+
+def each_workload(workload: Workloads) -> tuple[Workload, ...]:
+    """All that must hold; the first one's capacity is sought."""
+    return workload if isinstance(workload, tuple) else (workload,)
+
+
+def keys_of_workload(workload: Workloads, number: int) -> KeyPath:
+    """Where one of `each_workload` stands, from the model or ensemble on."""
+    return ("workload", number) if isinstance(workload, tuple) else ("workload",)

@@ -130,6 +130,15 @@ def no_inputs() -> onnx.ModelProto:
     )
 
 
+def softmax() -> onnx.ModelProto:
+    """FP32 `scores` [batch, 3] -> `probabilities` [batch, 3]: takes what `mlp` gives."""
+    return model(
+        [helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1)],
+        [tensor("scores", FLOAT, ["batch", 3])],
+        [tensor("probabilities", FLOAT, ["batch", 3])],
+    )
+
+
 def identity(dtype: int = FLOAT, dims: Sequence[Dim] = ("batch", 4)) -> onnx.ModelProto:
     """`x` -> `y`, the same, of any element type and dims."""
     return model(

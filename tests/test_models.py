@@ -17,6 +17,7 @@ MAKERS: tuple[Callable[[], onnx.ModelProto], ...] = (
     models.two_inputs,
     models.scalar_input,
     models.no_inputs,
+    models.softmax,
     models.identity,
     models.legacy,
     models.folded_batch,

@@ -67,14 +67,14 @@ def read_demands(project: Project, model: str, *, allow_outside: bool = False) -
     Raises:
         InputErrors: a file cannot be read, holds no trace, or `max_rate` is below what the trace has.
     """
-    spec = project.spec.models[model]
+    spec = project.spec.asked_of(model)
     found: list[Demand] = []
     errors: list[SpecError] = []
     for number, workload in enumerate(spec.workloads):
         try:
             found.append(_read(workload, project.folder.resolve(), allow_outside))
         except _DemandError as err:
-            key_path = ("models", model, *spec.workload_keys(number), err.key)
+            key_path = (*project.spec.keys_of(model), *spec.workload_keys(number), err.key)
             errors.append(project.spec_file.error(key_path, err.what, err.hint))
     if errors:
         raise InputErrors(errors)

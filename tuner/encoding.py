@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.joint import AFTER_MODEL
+from tritonc.compiler.joint import AFTER_MODEL, BETWEEN_MODELS
 from tritonc.schemas.lock import KnobValue
 from tritonc.schemas.measurement import ClosedLoad, Load
 
@@ -249,14 +249,25 @@ class Service:
 
     @classmethod
     def of(cls, candidate: Candidate, request_batch: int) -> Service:
-        """From the knobs of a candidate."""
+        """From the knobs of a candidate.
+
+        Requests under way in an ensemble are spread over all of its models. Models that only share the
+        machine have loads of their own, of which nothing is known here.
+        """
         values = behaviour(candidate, request_batch)
-        delay = values.get("max_queue_delay_microseconds")
+        gain = _expected_gain(values)
+        if BETWEEN_MODELS in candidate.model:
+            return cls(1.0, float(request_batch), 0.0, gain)
+        of_each = _prefixes(values) or [""]
+        counts = [_number(values.get(f"{of}instance_count"), 1.0) for of in of_each]
+        batches = [_number(values.get(f"{of}effective_batch"), float(request_batch)) for of in of_each]
+        delays = [values.get(f"{of}max_queue_delay_microseconds") for of in of_each]
+        places = sum(count * batch for count, batch in zip(counts, batches, strict=True))
         return cls(
-            instances=_number(values.get("instance_count"), 1.0),
-            batch=_number(values.get("effective_batch"), float(request_batch)),
-            delay_us=float(delay) if isinstance(delay, int | float) else 0.0,
-            gain=_expected_gain(values),
+            instances=sum(counts),
+            batch=places / sum(counts),
+            delay_us=sum(float(delay) for delay in delays if isinstance(delay, int | float)),
+            gain=gain,
         )
 
     def formed(self, load: Load) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from tritonc.schemas.lock import Digests
 from tritonc.schemas.measurement import EngineInfo, Hardware
-from tritonc.schemas.spec import ModelSpec
+from tritonc.schemas.spec import EnsembleSpec, ModelSpec
 from tritonc.tuner.engines import EngineDescription
 from tritonc.tuner.hardware import Pinning
 from tritonc.tuner.measure import Capacity
@@ -69,8 +69,13 @@ def _number(name: str) -> int:
     return int(name.rpartition(" #")[2]) if " #" in name else 1
 
 
-def caveats(engine: EngineInfo, model: ModelSpec, baseline: Capacity | None) -> tuple[str, ...]:
-    """Why the ranking may not carry over to the official backend, in sentences; none where it does."""
+def caveats(
+    engine: EngineInfo, model: ModelSpec | EnsembleSpec, baseline: Capacity | None
+) -> tuple[str, ...]:
+    """Why the ranking may not carry over to the official backend, in sentences; none where it does.
+
+    Each step of an ensemble has the overhead of an execution, so short ones count on average.
+    """
     if engine.name != _EMBEDDED or baseline is None:
         return ()
     times = [step.compute_infer_ms for step in (*baseline.steps, baseline.measurement)]
@@ -79,9 +84,12 @@ def caveats(engine: EngineInfo, model: ModelSpec, baseline: Capacity | None) -> 
         return ()
     remedy = "confirm it with `tritonc tune --engine local` and an installed tritonserver"
     found = []
-    if execution_ms < _SHORT_EXECUTION_MS:
+    steps = len(model.steps) if isinstance(model, EnsembleSpec) else 1
+    if execution_ms / steps < _SHORT_EXECUTION_MS:
+        which = "An execution" if steps == 1 else "On average a step"
         found.append(
-            f"An execution of the baseline takes {execution_ms:.2g} ms, less than {_SHORT_EXECUTION_MS:g}: "
+            f"{which} of the baseline takes {execution_ms / steps:.2g} ms, "
+            f"less than {_SHORT_EXECUTION_MS:g}: "
             f"the embedded engine's own overhead may change the ranking; {remedy}."
         )
     limit = model.slo.limits.get("p99_latency_ms")

@@ -127,7 +127,7 @@ def read_inputs(
     allow_outside: bool = False,
     own: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Inputs:
-    """Values of the inputs of `model`: those of `data` in the spec, else random ones.
+    """Values of the inputs of a model or an ensemble: those of `data` in the spec, else random ones.
 
     Without `data`, floats are uniform in [0, 1), integers 0 or 1, booleans either, strings short words.
 
@@ -143,7 +143,7 @@ def read_inputs(
     """
     shapes = measuring_shapes(project, model, own)
     signature = project.served_signature(model)
-    declared = project.spec.models[model].data
+    declared = project.spec.asked_of(model).data
     errors: list[SpecError] = []
     found: list[InputSamples] = []
     for tensor in signature.inputs:
@@ -154,7 +154,7 @@ def read_inputs(
             samples = _samples(tensor, dims, declared.get(tensor.name), rng, open_file)
             found.append(InputSamples(tensor, samples))
         except _DataError as err:
-            key_path = ("models", model, "data", tensor.name, *err.keys)
+            key_path = (*project.spec.keys_of(model), "data", tensor.name, *err.keys)
             errors.append(project.spec_file.error(key_path, err.what, err.hint))
     if errors:
         raise InputErrors(errors)

@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.joint import members_named_by
 from tritonc.compiler.project import Project
 from tritonc.compiler.selection import served_result
+from tritonc.compiler.space import space_for
 from tritonc.compiler.stale import digests_in
 from tritonc.schemas.errors import SetupError
 from tritonc.schemas.lock import Decision, Digests, Lock
@@ -50,6 +52,7 @@ from tritonc.tuner.objective import Objective
 from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch, observations_in, study_names
 from tritonc.tuner.perf_analyzer import LoadData, PerfAnalyzer, perf_analyzer_at
 from tritonc.tuner.plan import Plan, SamplerName, Settings, Task
+from tritonc.tuner.points import joint_starting_points
 from tritonc.tuner.race import Entrant, Measuring, Sample
 from tritonc.tuner.request_mix import every_shape, read_mix
 from tritonc.tuner.session import noise_of
@@ -180,11 +183,18 @@ class Job:
 
     def _goal(self, task: Task, storage: Path, study: str) -> Goal:
         """What the task is for; other studies of its model, and of its target, are where its model begins."""
-        spec = self._project.spec.models[task.space.model]
+        spec = self._project.spec.asked_of(task.space.model)
         objective = dict(spec.objective) if isinstance(spec.objective, dict) else spec.objective
-        history = observations_in(storage, task.space.model, task.space.target, but=study)
+        members = members_named_by(task.space.baseline.values)
+        history = tuple(
+            seen
+            for seen in observations_in(storage, task.space.model, task.space.target, but=study)
+            if members_named_by(seen.candidate.values) == members  # others' knobs have other names
+        )
+        spaces = [space_for(self._project, member, task.space.target) for member in members]
+        start = joint_starting_points(spaces, task.space.model) if members else ()
         loads = searched_loads(self._demands(task.space.model)[0], spec.slo, objective)
-        return Goal(objective, spec.slo, loads, history)
+        return Goal(objective, spec.slo, loads, history, start)
 
     def _demands(self, model: str) -> tuple[Demand, ...]:
         return read_demands(self._project, model, allow_outside=self._settings.allow_outside)
@@ -195,7 +205,7 @@ class Job:
             self._log_missing(study)
             self._decided(study.held, "nothing was to be added to what the lock holds")
             return
-        with self._opened(study, self._project.spec.models[space.model].objective) as log:
+        with self._opened(study, self._project.spec.asked_of(space.model).objective) as log:
             first, *further = self._benches(study, generator)
             measuring = self._measuring(study, first)
             if further:
@@ -250,7 +260,8 @@ class Job:
 
     def _benches(self, study: _Study, generator: PerfAnalyzer) -> tuple[Bench, ...]:
         """One for each workload of the model; the first one's capacity is sought."""
-        space, spec = study.task.space, self._project.spec.models[study.task.space.model]
+        space, spec = study.task.space, self._project.spec.asked_of(study.task.space.model)
+        ensemble = self._project.ensembles.get(space.model)
         mixes = [
             read_mix(
                 self._project,
@@ -275,6 +286,7 @@ class Job:
             seed=self._settings.seed,
             load_search=LoadLadder if self._settings.sampler == "grid" else LoadSearch,
             price_per_hour=self._project.spec.targets[space.target].price_per_hour or 1.0,
+            max_batch_size=ensemble.max_batch_size if ensemble else None,
         )
         slo = further_slo(spec.slo)
         further = [
@@ -462,7 +474,7 @@ class Job:
             mlflow_run=self.tracking.parent_run,
             caveats=caveats(
                 study.info,
-                self._project.spec.models[space.model],
+                self._project.spec.asked_of(space.model),
                 baseline if isinstance(baseline, Capacity) else None,
             ),
             measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

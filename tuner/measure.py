@@ -141,6 +141,7 @@ class Bench:
         seed: of the times of Poisson arrivals, and of the order in which a trace is replayed.
         load_search: decides which loads a candidate is put under.
         price_per_hour: of the target, for cost.
+        max_batch_size: of an ensemble, the same for all candidates; None: it is a knob.
     """
 
     generator: PerfAnalyzer
@@ -153,6 +154,7 @@ class Bench:
     seed: int = 0
     load_search: type[LoadSearch] = LoadSearch
     price_per_hour: float = 1.0
+    max_batch_size: int | None = None
 
     def value(self, measured: Measurement, baseline: Measurement | None) -> float:
         """The objective, larger is better; see `objective_value`."""
@@ -504,8 +506,9 @@ class _Trial:
     def _wait_until_idle(self, patience_s: float = _IDLE_S) -> None:
         """Returns when no request is waiting, so that the next window begins with an empty queue."""
         deadline = time.monotonic() + patience_s
-        prefix = f'nv_inference_pending_request_count{{model="{self.model}"'
-        while any(n for name, n in self.server.metrics().items() if name.startswith(prefix)):
+        models = (self.model, *self.server.steps(self.model))
+        waiting = tuple(f'nv_inference_pending_request_count{{model="{model}"' for model in models)
+        while any(n for name, n in self.server.metrics().items() if name.startswith(waiting)):
             if time.monotonic() > deadline:
                 what = f"requests were still waiting {patience_s:.3g} s after the load had ended"
                 raise ServerFailure(Failure(reason="server_hung", detail=what))

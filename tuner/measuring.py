@@ -96,7 +96,7 @@ class StandMeasuring:
                 server,
                 candidate.model,
                 self._bench,
-                max_batch_size=_max_batch_size(candidate),
+                max_batch_size=_max_batch_size(candidate, self._bench),
                 references=self._references,
                 baseline=self._compared_with(),
                 loaded_s=loaded_s,
@@ -298,6 +298,8 @@ def _as_alone(sample: Sample, alone: Measurement) -> Sample:
     )
 
 
-def _max_batch_size(candidate: Candidate) -> int:
+def _max_batch_size(candidate: Candidate, bench: Bench) -> int:
+    if bench.max_batch_size is not None:
+        return bench.max_batch_size
     size = candidate.values.get("max_batch_size", 0)
     return size if isinstance(size, int) else 0

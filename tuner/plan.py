@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from tritonc.compiler.joint import joint_space
-from tritonc.compiler.project import Project
+from tritonc.compiler.project import Project, require_tuned
 from tritonc.compiler.space import Space, space_for
 from tritonc.compiler.stale import digests_in
 from tritonc.schemas.errors import InputErrors, SetupError, TritoncError, did_you_mean
@@ -94,21 +94,22 @@ def plan_of(
     machine = machine or this_machine()
     spec = project.spec
     models, targets = tuple(dict.fromkeys(models)), tuple(dict.fromkeys(targets))
-    require_known("--model", models, spec.models)
+    require_tuned(spec, models)
     require_known("--target", targets, spec.targets)
     groups = [group for group in spec.together if set(group) & set(models or group)]
     _require_whole(groups, models)
     _require_search(groups, settings.sampler)
-    counts_energy = next((m for m in models or spec.models if "energy" in spec.models[m].objectives), None)
+    wanted = models or spec.tuned
+    counts_energy = next((name for name in wanted if "energy" in spec.asked_of(name).objectives), None)
     skipped, tasks, errors = [], [], []
     for target in targets or spec.targets:
         if reason := why_not_measurable(spec.targets[target], machine):
             skipped.append(TargetSkipped(target, reason))
             continue
         cores = pinning(spec.targets[target].cores, machine.cores)
-        for model in models or spec.models:
+        for model in wanted:
             try:
-                for number in range(len(spec.models[model].workloads)):
+                for number in range(len(spec.asked_of(model).workloads)):
                     read_mix(project, model, number, allow_outside=settings.allow_outside)
                 read_demands(project, model, allow_outside=settings.allow_outside)
                 space = space_for(project, model, target)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import zip_longest
 
 from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.joint import joined
 from tritonc.compiler.knobs.dimension import Dimension, Point, legal_choices
 from tritonc.compiler.space import Space
 from tritonc.schemas.lock import KnobValue
 
 ENUMERABLE = 20_000
 """Spaces up to this size are listed to draw from; above it, points are drawn by random walks."""
+
+_JOINT_START = 3
 
 _WALKS = 1000
 """Random walks tried in a large space before it is searched in order for one that was not measured."""
@@ -121,6 +125,19 @@ def starting_points(space: Space) -> tuple[Candidate, ...]:
     wanted += [{"accelerator": value, **wide} for value in values("accelerator")]
     points = [space.baseline, *(adapted(space, space.baseline, _known(w, by_knob)) for w in wanted)]
     return tuple(dict.fromkeys(points))
+
+
+def joint_starting_points(spaces: Sequence[Space], ensemble: str) -> tuple[Candidate, ...]:
+    """Informed points of an ensemble: every model at its own first one, at its second one, and so on.
+
+    A few of them only, without the baseline: a search soon knows more.
+    """
+    rows = zip_longest(*(starting_points(space)[1:] for space in spaces))
+    points = [
+        joined([point or space.baseline for point, space in zip(row, spaces, strict=True)], ensemble)
+        for row in rows
+    ]
+    return tuple(dict.fromkeys(points))[:_JOINT_START]
 
 
 def _middle(values: tuple[KnobValue, ...]) -> KnobValue:

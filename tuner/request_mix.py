@@ -88,7 +88,7 @@ def read_mix(
     Raises:
         InputErrors: every problem of `data` and `shapes` of this model.
     """
-    shares = project.spec.models[model].workloads[number].shapes
+    shares = project.spec.asked_of(model).workloads[number].shapes
     if not shares:
         return RequestMix((read_inputs(project, model, seed=seed, allow_outside=allow_outside),))
     inputs = (

@@ -133,7 +133,7 @@ def pooled(samples: Sequence[Sample], noise: NoiseFloor | None = None, visits: i
         compute_input_ms=counted.compute_input_ns / requests / 1e6,
         compute_infer_ms=counted.compute_infer_ns / requests / 1e6,
         compute_output_ms=counted.compute_output_ns / requests / 1e6,
-        mean_batch=counted.inferences / counted.executions if counted.executions else None,
+        mean_batch=counted.mean_batch,
         memory_bytes=sample.memory_bytes,
         gpu_memory_bytes=sample.gpu_memory_bytes,
         load_s=sample.load_s,
@@ -162,4 +162,5 @@ def _counts(counted: Statistics) -> tuple[int, ...]:
         counted.compute_input_ns,
         counted.compute_infer_ns,
         counted.compute_output_ns,
+        counted.executed,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +14,7 @@ from types import TracebackType
 from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.output.writer import write_repository
 from tritonc.compiler.project import Project
-from tritonc.compiler.repository import Repository, compile_candidate, compile_candidates
+from tritonc.compiler.repository import Repository, compile_candidate, compile_candidates, parts_of
 from tritonc.schemas.measurement import Failure
 from tritonc.tuner.engines import Engine, Server, ServerFailure
 
@@ -65,7 +65,7 @@ class Stand:
     def _forget(self) -> None:
         self._loaded: Candidate | None = None
         self._loaded_s = 0.0
-        self._models: set[str] = set()
+        self._models: dict[str, None] = {}
         self._together: dict[Candidate, str] = {}
         self._leaving: frozenset[int] = frozenset()
         self._instances: frozenset[int] = frozenset()
@@ -87,7 +87,7 @@ class Stand:
         return self._server
 
     def serve(self, candidate: Candidate) -> tuple[Server, float]:
-        """The server with `candidate` loaded, and the seconds loading took.
+        """The server with `candidate` loaded, and the seconds loading took; of an ensemble with its models.
 
         It takes the place of the one before unless it is one of those loaded side by side. The one before is
         not unloaded first: Triton replaces it when the new one is ready, and its Python backend then sleeps
@@ -108,9 +108,8 @@ class Stand:
         self._write(compile_candidate(self._project, candidate))
         before = _children(server.pid)
         self._loaded = None
-        self._models.add(candidate.model)
         started = time.monotonic()
-        server.load(candidate.model, self._load_s(candidate))
+        self._load(server, {part: part.model for part in parts_of(self._project, candidate)})
         self._loaded, self._loaded_s = candidate, time.monotonic() - started
         self._leaving = before
         _yield_to_others(before)
@@ -127,22 +126,48 @@ class Stand:
         self.start()
         self.withdraw()
         server = self.start()
-        names = {candidate: f"{candidate.model}-{candidate.id}" for candidate in candidates}
+        parts = [part for candidate in candidates for part in parts_of(self._project, candidate)]
+        names = {part: f"{part.model}-{part.id}" for part in parts}
         self._write(compile_candidates(self._project, {name: one for one, name in names.items()}))
-        self._models.update(names.values())
-        pool = ThreadPoolExecutor(_LOADS_AT_ONCE)
         try:
-            for _ in pool.map(lambda one: server.load(names[one], self._load_s(one)), candidates):
-                pass
+            self._load(server, names)
         except ServerFailure as err:
-            pool.shutdown(cancel_futures=True)
             self.recover(err.failure)
             self.withdraw()
             raise
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C stops the server, which ends the loads
         self._together = names
         self._instances = _children(server.pid) - self._leaving
+
+    def _load(self, server: Server, names: Mapping[Candidate, str]) -> None:
+        """Loads models under these names, a few at a time, and then the ensembles of them.
+
+        Raises:
+            ServerFailure: one of them does not load; nothing is being loaded any more.
+        """
+        ensembles = {one: name for one, name in names.items() if one.model in self._project.ensembles}
+        models = {one: name for one, name in names.items() if one not in ensembles}
+        self._models |= dict.fromkeys([*models.values(), *ensembles.values()])
+        pool = ThreadPoolExecutor(_LOADS_AT_ONCE)
+
+        def load(one: Candidate) -> None:
+            try:
+                server.load(names[one], self._load_s(one))
+            except ServerFailure as err:
+                if len(names) == 1:
+                    raise
+                detail = f"{one.model}: {err.failure.detail}"
+                raise ServerFailure(err.failure.model_copy(update={"detail": detail})) from err
+
+        try:
+            for _ in pool.map(load, models):
+                pass
+            for one in ensembles:
+                load(one)
+        except ServerFailure:
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C stops the server, which ends the loads
 
     def name_of(self, candidate: Candidate) -> str:
         """The name that the server knows a candidate by."""
@@ -187,7 +212,7 @@ class Stand:
             return
         self._leaving = _children(server.pid)
         try:
-            for model in models:
+            for model in reversed(models):  # ensembles before their models
                 server.unload(model, wait=False)
         except ServerFailure:
             self.give_up()

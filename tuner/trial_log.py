@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.joint import members_of
 from tritonc.compiler.project import Project
 from tritonc.compiler.repository import compile_candidate
 from tritonc.schemas.measurement import Failure
@@ -70,9 +67,7 @@ class TrialLog:
         )
 
     def _config(self, candidate: Candidate) -> str:
-        """Its config.pbtxt; of a joint candidate those of all members, one after another."""
-        texts = []
-        for model, one in members_of(candidate).items():
-            content = compile_candidate(self._project, one).files[PurePosixPath(model, "config.pbtxt")]
-            texts.append(content.decode() if isinstance(content, bytes) else "")
-        return "\n".join(texts)
+        """Its config.pbtxt; of a joint candidate those of all members, and the ensemble's, by name."""
+        files = compile_candidate(self._project, candidate).files
+        texts = (files[path] for path in files if path.name == "config.pbtxt")
+        return "\n".join(text.decode() for text in texts if isinstance(text, bytes))

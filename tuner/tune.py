@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tritonc.compiler.build import compile_targets, require_writable, write_targets
 from tritonc.compiler.output.difference import Difference
-from tritonc.compiler.project import Project
+from tritonc.compiler.project import Project, require_tuned
 from tritonc.compiler.selection import check_lock
 from tritonc.schemas.errors import InputErrors, SetupError
 from tritonc.schemas.lock import Decision, Lock
@@ -61,7 +61,7 @@ class TuneResult:
     Attributes:
         decisions: those of this run, and those of earlier ones that nothing was to be added to.
         reasons: by (model, target), a sentence for each decision.
-        objectives: what each model was tuned for, by its name.
+        objectives: what each model or ensemble was tuned for, by its name.
         built: how the output folder changed, by target.
         not_built: why nothing was built, though the lock is written: it holds a decision for a model that was
             not tuned now and that no longer belongs to the spec.
@@ -119,7 +119,7 @@ def tune(
     return TuneResult(
         decisions=tuple(job.decisions),
         reasons=job.reasons,
-        objectives={name: model.objective for name, model in project.spec.models.items()},
+        objectives=objectives_in(project),
         undecided=tuple(job.undecided),
         skipped=plan.skipped,
         spec_path=project.spec_file.path,
@@ -130,6 +130,11 @@ def tune(
         tracking_uri=job.tracking.shown_uri,
         prices=prices_in(project),
     )
+
+
+def objectives_in(project: Project) -> dict[str, Objective]:
+    """What each model and ensemble is tuned for."""
+    return {name: project.spec.asked_of(name).objective for name in project.spec.tuned}
 
 
 def prices_in(project: Project) -> dict[str, float]:
@@ -164,7 +169,7 @@ def pick(
     """
     require_tune_extra()
     spec = project.spec
-    require_known("--model", models, spec.models)
+    require_tuned(spec, models)
     require_known("--target", targets, spec.targets)
     state, out, path = (
         project.folder.resolve() / STATE_FOLDER,
@@ -178,7 +183,7 @@ def pick(
             lock,
             configuration,
             path,
-            models=models or tuple(spec.models),
+            models=models or spec.tuned,
             targets=targets or tuple(spec.targets),
         )
         lock = lock_to_extend(project).with_decision(decision)
@@ -190,7 +195,7 @@ def pick(
     return TuneResult(
         decisions=(decision,),
         reasons={(decision.model, decision.target): "it was picked from the front"},
-        objectives={name: model.objective for name, model in project.spec.models.items()},
+        objectives=objectives_in(project),
         undecided=(),
         skipped=(),
         spec_path=project.spec_file.path,

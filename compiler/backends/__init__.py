@@ -27,7 +27,7 @@ NOT_YET: Mapping[str, str] = MappingProxyType(
         "vllm": "",
         "dali": "",
         "fil": "",
-        "ensemble": "",
+        "ensemble": "write its steps under `ensembles` of the spec",
     }
 )
 """Backends that Triton has and tritonc does not compile for, with what to do instead."""

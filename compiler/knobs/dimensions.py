@@ -90,7 +90,7 @@ def _dead_end(alone: Facts, named: Mapping[str, Named]) -> str:
     """Why one backend with one accelerator has no candidate; "" where it has."""
     for knob in _NARROWING:
         one = named.get(knob.name)
-        values = [value for value, _ in one.values] if one else list(_UNNAMED.get(knob.name, ()))
+        values = [value for value, _ in one.values] if one else _least_legal(knob.name, alone)
         refusals = [knob.refuse_value(alone, value) for value in values]
         if refusals and all(refusals):
             return refusals[0]
@@ -101,8 +101,13 @@ _NARROWING = tuple(
     CATALOGUE[name]
     for name in ("backend", "accelerator", "instance_kind", "instance_count", "max_batch_size")
 )
-_UNNAMED: Mapping[str, tuple[KnobValue, ...]] = {"instance_count": (1,)}
-"""The least that has to be legal of a knob that `search:` does not name."""
+
+
+def _least_legal(knob: str, facts: Facts) -> list[KnobValue]:
+    """The least that has to be legal of a knob that `search:` does not name."""
+    if knob == "instance_count":
+        return [1]
+    return [facts.least_batch] if knob == "max_batch_size" and facts.max_batch_size else []
 
 
 def _dimension(

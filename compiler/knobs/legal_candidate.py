@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tritonc.compiler.backends import CATALOGUE, knob_hint
 from tritonc.compiler.candidate import Candidate
+from tritonc.compiler.joint import joined, members_of
 from tritonc.compiler.knobs.dimension import Condition
 from tritonc.compiler.knobs.facts import Facts
 from tritonc.compiler.knobs.legality import facts_for, target_problems
@@ -27,6 +28,8 @@ def candidate_from(project: Project, model: str, target: str, knobs: Mapping[str
         InputErrors: the target's backends are illegal in the spec.
         ValueError: a knob is unknown, missing or not active, or has an illegal value; the message names each.
     """
+    if model in project.ensembles:
+        return _ensemble_candidate_from(project, model, target, knobs)
     if problems := target_problems(project.spec_file, target):
         raise InputErrors(problems)
     try:
@@ -37,6 +40,28 @@ def candidate_from(project: Project, model: str, target: str, knobs: Mapping[str
     if against:
         raise ValueError("; ".join(against))
     return Candidate.of(model, target, knobs)
+
+
+def _ensemble_candidate_from(
+    project: Project, ensemble: str, target: str, knobs: Mapping[str, KnobValue]
+) -> Candidate:
+    """`candidate_from` of an ensemble: its models' knobs have their model before them."""
+    members = members_of(Candidate.of(ensemble, target, knobs))
+    models = project.ensembles[ensemble].members
+    against = [f"{model} is no model of the ensemble" for model in members if model not in models]
+    found: list[Candidate] = []
+    for model in models:
+        try:
+            values = members[model].values if model in members else {}
+            found.append(candidate_from(project, model, target, values))
+        except ValueError as err:
+            against.append(f"{model}: {err}")
+    candidate = Candidate.of(ensemble, target, knobs)
+    if not against and joined(found, ensemble) != candidate:
+        against.append("each knob has to have the name of its model before it")
+    if against:
+        raise ValueError("; ".join(against))
+    return candidate
 
 
 def _against(facts: Facts, knobs: Mapping[str, KnobValue]) -> Iterator[str]:

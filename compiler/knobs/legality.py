@@ -9,13 +9,13 @@ from tritonc.compiler.backends import BACKENDS, Backend, backend_hint
 from tritonc.compiler.knobs.facts import Allowed, Facts, InstanceKind
 from tritonc.compiler.release import Release
 from tritonc.schemas.errors import SpecError, did_you_mean
-from tritonc.schemas.spec import BackendSpec, ModelSpec, TargetSpec
+from tritonc.schemas.spec import BackendSpec, Slo, TargetSpec
 
 if TYPE_CHECKING:
     from tritonc.compiler.project import Project
     from tritonc.schemas.spec_file import SpecFile
 
-_SCHEDULERS = ("sequence_batching", "ensemble_scheduling", "sequenceBatching", "ensembleScheduling")
+_SCHEDULERS = ("sequence_batching", "sequenceBatching")
 _CPU_DEFAULT, _GPU_DEFAULT = ("none",), ("cuda",)
 
 
@@ -91,7 +91,9 @@ def facts_for(project: Project, model: str, target: str) -> Facts:
     file = project.models[model]
     signature = project.served_signature(model)
     release = Release.parse(spec.triton)
-    request_batches = {workload.request_batch for workload in declared.workloads}
+    ensemble = spec_file.spec.ensemble_with(model)
+    asked = spec_file.spec.asked_of(ensemble or model)
+    request_batches = {workload.request_batch for workload in asked.workloads}
     backends: list[Allowed] = []
     kinds: dict[str, InstanceKind] = {}
     refusals: list[str] = []
@@ -134,8 +136,9 @@ def facts_for(project: Project, model: str, target: str) -> Facts:
         gpus=gpu.count if gpu else 1,
         max_batch_size=project.max_batch_size(model),
         request_batch=max(request_batches),
+        least_batch=max(*request_batches, project.ensembles[ensemble].max_batch_size if ensemble else 0),
         weights_bytes=file.size_bytes + sum(data.stat().st_size for data in file.external_data),
-        latency_slo_ms=_latency_slo_ms(declared),
+        latency_slo_ms=_latency_slo_ms(asked.slo),
         own_scheduler=next((key for key in _SCHEDULERS if key in declared.config), ""),
         open_inputs=tuple(name for name, dims in shapes.items() if -1 in dims),
         backends=tuple(backends),
@@ -143,7 +146,7 @@ def facts_for(project: Project, model: str, target: str) -> Facts:
     )
 
 
-def _latency_slo_ms(model: ModelSpec) -> float | None:
+def _latency_slo_ms(slo: Slo) -> float | None:
     """The smallest latency that must not be exceeded; a soft limit rules out nothing."""
-    limits = (limit for name, limit in model.slo.hard.items() if name.endswith("_latency_ms"))
+    limits = (limit for name, limit in slo.hard.items() if name.endswith("_latency_ms"))
     return min(limits, default=None)

@@ -122,7 +122,7 @@ def _wished_count(facts: Facts, point: Mapping[str, KnobValue]) -> tuple[KnobVal
 
 
 def _batch_sizes(facts: Facts, _chosen: Chosen) -> Sequence[KnobValue]:
-    return powers_of_two(facts.request_batch, facts.max_batch_size) if facts.max_batch_size else (0,)
+    return powers_of_two(facts.least_batch, facts.max_batch_size) if facts.max_batch_size else (0,)
 
 
 def _refuse_batch_size(facts: Facts, value: KnobValue) -> str:
@@ -131,8 +131,13 @@ def _refuse_batch_size(facts: Facts, value: KnobValue) -> str:
         return "serving without a batch axis is set, not searched: write max_batch_size: 0 at the model"
     if value > facts.max_batch_size:
         return f"{value} is above the model's max_batch_size of {facts.max_batch_size}"
-    if value < facts.request_batch:
-        return f"{value} is below the workload's request_batch of {facts.request_batch}"
+    if value < facts.least_batch:
+        whose = (
+            "workload's request_batch"
+            if facts.least_batch == facts.request_batch
+            else "ensemble's max_batch_size"
+        )
+        return f"{value} is below the {whose} of {facts.least_batch}"
     if not any(allowed.batches_requests for allowed in facts.backends) and value != facts.request_batch:
         return (
             f"the {facts.backends[0].backend} backend answers full batches only, so it has to be "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.tuner.tables import candidate, candidates
+from tritonc.compiler.joint import joined
 from tritonc.schemas.measurement import ClosedLoad, OpenLoad
-from tritonc.tuner.encoding import LOAD_COLUMNS, Encoding, Law, behaviour, in_flight
+from tritonc.tuner.encoding import LOAD_COLUMNS, Encoding, Law, Service, behaviour, in_flight
 
 ALL = candidates()
 ENCODING = Encoding(ALL)
@@ -85,3 +88,14 @@ def test_candidates_of_other_spaces_have_rows_too():
     rows = ENCODING.table([(other, LOAD)]).rows
     assert rows.shape == (1, ENCODING.knobs + LOAD_COLUMNS)
     assert np.all(np.isfinite(rows))
+
+
+def test_an_ensemble_has_the_places_of_all_its_models_and_models_that_share_a_machine_have_none():
+    batching = with_knobs(dynamic_batching=True, max_queue_delay_microseconds=500)
+    members = [replace(with_knobs(), model="a"), replace(batching, model="b")]
+    service = Service.of(joined(members, "pipeline"), 1)
+    assert service.instances == 4
+    assert service.instances * service.batch == 2 * 1 + 2 * 8
+    assert service.delay_us == 500
+    together = Service.of(joined(members), 1)
+    assert (together.instances, together.batch, together.delay_us) == (1, 1, 0)

@@ -9,7 +9,7 @@ import pytest
 from tests.tuner.spaces import capacity
 from tritonc.schemas.lock import Digests
 from tritonc.schemas.measurement import EngineInfo, Hardware
-from tritonc.schemas.spec import ModelSpec, Slo
+from tritonc.schemas.spec import EnsembleSpec, ModelSpec, Slo, Step
 from tritonc.tuner.evidence import caveats, next_study_name, study_name
 
 DIGESTS = Digests(source="s", signature="i", space="p", load="l")
@@ -73,3 +73,10 @@ def test_short_executions_and_tight_limits_are_said(execution_ms, slo, words):
 def test_the_local_engine_and_a_failed_baseline_have_no_caveats():
     assert caveats(ENGINE.model_copy(update={"name": "local"}), model(), baseline(0.1)) == ()
     assert caveats(ENGINE, model(), None) == ()
+
+
+def test_steps_of_an_ensemble_are_short_or_long_on_average():
+    step = Step(model="m", input_map={"x": "x"}, output_map={"y": "y"})
+    [said] = caveats(ENGINE, EnsembleSpec(steps=(step, step)), baseline(3.0))
+    assert said.startswith("On average a step of the baseline takes 1.5 ms, less than 2: ")
+    assert caveats(ENGINE, EnsembleSpec(steps=(step, step)), baseline(4.0)) == ()

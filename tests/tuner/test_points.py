@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from tests.tuner.spaces import small_space
-from tritonc.tuner.points import adapted, neighbours, random_point, starting_points, unseen_near
+from tritonc.compiler.joint import joint_space, members_of
+from tritonc.tuner.points import (
+    adapted,
+    joint_starting_points,
+    neighbours,
+    random_point,
+    starting_points,
+    unseen_near,
+)
 
 SPACE = small_space()
 
@@ -66,3 +75,13 @@ def test_every_point_is_found_once_and_then_none():
         seen.append(point)
     assert len(seen) == len(set(seen)) == len(SPACE)
     assert set(seen) == set(SPACE)
+
+
+def test_an_ensemble_starts_where_each_of_its_models_would():
+    spaces = [replace(SPACE, model=model, baseline=replace(SPACE.baseline, model=model)) for model in "ab"]
+    points = joint_starting_points(spaces, "pipeline")
+    space = joint_space(spaces, "pipeline")
+    assert all(point in space and point != space.baseline for point in points)
+    for point, alone in zip(points, starting_points(SPACE)[1:], strict=False):
+        assert {one.values == alone.values for one in members_of(point).values()} == {True}
+    assert len(set(points)) == 3

@@ -10,9 +10,8 @@ from tritonc.commands.build import chosen_targets
 from tritonc.compiler.candidates import compile_candidates, excerpts
 from tritonc.compiler.output.difference import WeightsMode
 from tritonc.compiler.output.writer import write_repository
-from tritonc.compiler.project import open_project
+from tritonc.compiler.project import open_project, require_tuned
 from tritonc.output import Output
-from tritonc.schemas.errors import TritoncError, did_you_mean
 
 
 @click.command(epilog="Example: tritonc candidates -o candidates --limit 5")
@@ -57,12 +56,8 @@ def command(
     The size of each space is printed whatever the limit.
     """
     project = open_project(spec, allow_outside=allow_outside)
-    for model in models:
-        if model not in project.models:
-            raise TritoncError(
-                f'--model: the spec has no model "{model}"', did_you_mean(model, project.models)
-            )
-    chosen = tuple(model for model in project.models if not models or model in models)
+    require_tuned(project.spec, models)
+    chosen = tuple(name for name in project.spec.tuned if not models or name in models)
     selected = excerpts(project, chosen, chosen_targets(project.spec, targets), limit)
     changes = write_repository(compile_candidates(project, selected), out.resolve(), weights)
     spaces = [

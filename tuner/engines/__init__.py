@@ -41,6 +41,9 @@ class EngineDescription:
 class Statistics:
     """What a model has done since the server started, counts and times summed over all requests.
 
+    An ensemble executes nothing itself: its executions, and the times they took and waited, are those of its
+    models added up.
+
     Attributes:
         inferences: inferences that succeeded (a request of batch 4 is four).
         executions: calls of the model; fewer than inferences where batches were formed.
@@ -51,6 +54,7 @@ class Statistics:
         compute_input_ns: handing the inputs to the backend.
         compute_infer_ns: in the backend.
         compute_output_ns: taking the outputs from the backend.
+        executed: inferences in the executions of an ensemble's models; 0 where they are `inferences`.
     """
 
     inferences: int
@@ -62,6 +66,12 @@ class Statistics:
     compute_input_ns: int
     compute_infer_ns: int
     compute_output_ns: int
+    executed: int = 0
+
+    @property
+    def mean_batch(self) -> float | None:
+        """Inferences an execution; None where there was none."""
+        return (self.executed or self.inferences) / self.executions if self.executions else None
 
     def since(self, earlier: Statistics) -> Statistics:
         """What happened between `earlier` and this."""
@@ -136,7 +146,15 @@ class Server(Protocol):
         ...
 
     def statistics(self, model: str) -> Statistics:
-        """The model's statistics so far; a request is counted a moment after it has been answered.
+        """The statistics so far of a model or an ensemble; a request counts a moment after its answer.
+
+        Raises:
+            ServerFailure: the server does not answer, or does not know the model.
+        """
+        ...
+
+    def steps(self, model: str) -> Sequence[str]:
+        """The models of an ensemble that is loaded, each once; none of any other model.
 
         Raises:
             ServerFailure: the server does not answer, or does not know the model.

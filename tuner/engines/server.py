@@ -16,7 +16,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ _HEALTH_S = 2.0
 _HEALTH_EVERY_S = 1.0
 _PLAIN_PATH = re.compile(r"[\w./+,:@%-]+", re.ASCII)
 _PORT_TAKEN = re.compile(r"already in use|Address in use|failed to bind|Failed to add port", re.IGNORECASE)
+_OF_STEPS = ("executions", "queue_ns", "compute_input_ns", "compute_infer_ns", "compute_output_ns")
+"""What an ensemble's models count for it."""
 _OUT_OF_MEMORY = re.compile(
     r"bad_alloc|out of memory|failed to allocate memory|cannot allocate|No space left on device|MemoryError",
     re.IGNORECASE,
@@ -73,6 +75,7 @@ class TritonServer:
         self.log = log
         self.repository = repository
         self.pid = child.pid
+        self._steps: dict[str, tuple[str, ...]] = {}
 
     @cached_property
     def _client(self) -> Any:
@@ -82,6 +85,7 @@ class TritonServer:
 
     def load(self, model: str, timeout_s: float = 120.0) -> None:
         """Returns once `model` serves."""
+        self._steps.pop(model, None)
         self._control("load", model, timeout_s, self._watched(self._client.load_model))
 
     def unload(self, model: str, timeout_s: float = 30.0, *, wait: bool = True) -> None:
@@ -220,7 +224,26 @@ class TritonServer:
         return answer.name, answer.version
 
     def statistics(self, model: str) -> Statistics:
-        """The model's statistics so far, over all its versions."""
+        """The statistics so far, over all versions; of an ensemble with what its models counted.
+
+        Triton counts for an ensemble what its models computed, but not that they let requests wait.
+        """
+        own, parts = self._counted(model), [self._counted(step) for step in self.steps(model)]
+        if not parts:
+            return own
+        added = {name: sum(getattr(part, name) for part in parts) for name in _OF_STEPS}
+        return replace(own, **added, executed=sum(part.inferences for part in parts))
+
+    def steps(self, model: str) -> tuple[str, ...]:
+        """The models of an ensemble, each once; none of any other model."""
+        if model not in self._steps:
+            config = self._ask(self._client.get_model_config, 5.0, model).config
+            names = (step.model_name for step in config.ensemble_scheduling.step)
+            self._steps[model] = tuple(dict.fromkeys(names))
+        return self._steps[model]
+
+    def _counted(self, model: str) -> Statistics:
+        """What the server itself counts for a model."""
         answer = self._ask(self._client.get_inference_statistics, 5.0, model)
         every = answer.model_stats
         sums = [s.inference_stats for s in every]
