@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from tritonc.schemas.errors import SetupError
 from tritonc.schemas.lock import Decision, Digests, Lock
 from tritonc.schemas.lock_file import read_lock, write_lock
 from tritonc.schemas.measurement import EngineInfo, Failure, Load
+from tritonc.tuner.content import candidate_digest, content_digest
 from tritonc.tuner.engines import Engine
 from tritonc.tuner.events import (
     Decided,
@@ -30,7 +31,8 @@ from tritonc.tuner.events import (
 )
 from tritonc.tuner.evidence import caveats, engine_info, next_study_name, study_name
 from tritonc.tuner.git import commit_of
-from tritonc.tuner.inputs import read_inputs
+from tritonc.tuner.hardware import Machine
+from tritonc.tuner.inputs import Inputs, read_inputs
 from tritonc.tuner.joint_study import (
     Alone,
     carried_in,
@@ -49,6 +51,7 @@ from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch, obse
 from tritonc.tuner.perf_analyzer import LoadData, PerfAnalyzer, perf_analyzer_at
 from tritonc.tuner.plan import Plan, SamplerName, Settings, Task
 from tritonc.tuner.race import Entrant, Measuring, Sample
+from tritonc.tuner.records import STORE_NAME, StoredRecords
 from tritonc.tuner.session import noise_of
 from tritonc.tuner.stand import Stand
 from tritonc.tuner.study import (
@@ -189,7 +192,7 @@ class Job:
             self._decided(study.held, "nothing was to be added to what the lock holds")
             return
         with self._opened(study, self._project.spec.models[space.model].objective) as log:
-            self._measure(study, self._measuring(study, generator), log, deadline)
+            self._measure(study, self._measuring_anew(study, generator), log, deadline)
 
     @contextmanager
     def _opened(self, study: _Study, objective: Objective) -> Iterator[TrialLog]:
@@ -235,12 +238,7 @@ class Job:
 
     def _bench(self, study: _Study, generator: PerfAnalyzer) -> Bench:
         space, spec = study.task.space, self._project.spec.models[study.task.space.model]
-        inputs = read_inputs(
-            self._project,
-            space.model,
-            seed=self._settings.seed,
-            allow_outside=self._settings.allow_outside,
-        )
+        inputs = read_inputs(self._project, space.model, allow_outside=self._settings.allow_outside)
         folder = study.stand.folder / "load" / space.model
         folder.mkdir(parents=True, exist_ok=True)
         return Bench(
@@ -252,7 +250,7 @@ class Job:
             objective=dict(spec.objective) if isinstance(spec.objective, dict) else spec.objective,
             accuracy=spec.accuracy,
             seed=self._settings.seed,
-            load_search=LoadLadder if self._settings.sampler == "grid" else LoadSearch,
+            load_search=load_search_of(self._settings),
             price_per_hour=self._project.spec.targets[space.target].price_per_hour or 1.0,
         )
 
@@ -261,15 +259,33 @@ class Job:
         self._observer(LoadStarted(candidate, load))
 
     def _measuring(self, study: _Study, generator: PerfAnalyzer) -> StandMeasuring:
+        bench = self._bench(study, generator)
         return StandMeasuring(
             study.stand,
-            self._bench(study, generator),
+            bench,
             baseline=study.task.space.baseline,
             compared_with=partial(compared_with, study.search),
             on_load=self._on_load,
             warn=self._warn,
             noise=noise_of(study.search),
+            records=records_of(
+                self._project,
+                study.task,
+                bench.inputs,
+                study.info,
+                self._plan.machine,
+                self._state,
+                self._settings,
+                self._warn,
+            ),
         )
+
+    def _measuring_anew(self, study: _Study, generator: PerfAnalyzer) -> StandMeasuring:
+        """That of a study that begins, or goes on: with `fresh` nothing counts that was measured before."""
+        measuring = self._measuring(study, generator)
+        if self._settings.fresh:
+            measuring.start_over()
+        return measuring
 
     def _measure(self, study: _Study, measuring: StandMeasuring, log: TrialLog, deadline: float) -> None:
         """Search, race, decision, lock."""
@@ -357,9 +373,8 @@ class Job:
         for one in members:
             study = self._study(one, info, stand)
             with self._opened(study, self._project.spec.models[one.space.model].objective) as log:
-                self._search(
-                    study, self._measuring(study, generator), log, self._deadline(started, len(left))
-                )
+                deadline = self._deadline(started, len(left))
+                self._search(study, self._measuring_anew(study, generator), log, deadline)
                 stand.withdraw()
             left.remove(one)
             alone.append(study)
@@ -523,6 +538,49 @@ def measured_with(engine: Engine, task: Task, settings: Settings) -> tuple[Engin
     generator = perf_analyzer_at(settings.perf_analyzer or binary, environment, task.cores.load_generator)
     info = engine_info(engine.name, description, f"perf_analyzer {generator.version}", task.cores)
     return info, generator
+
+
+def load_search_of(settings: Settings) -> type[LoadSearch]:
+    """What decides which loads a candidate is put under."""
+    return LoadLadder if settings.sampler == "grid" else LoadSearch
+
+
+def records_of(
+    project: Project,
+    task: Task,
+    inputs: Inputs,
+    info: EngineInfo,
+    machine: Machine,
+    state: Path,
+    settings: Settings,
+    warn: Callable[[str], None],
+) -> StoredRecords:
+    """What was measured before of the candidates of a task.
+
+    Args:
+        project: with the model.
+        task: of one model.
+        inputs: what the model is asked.
+        info: what measures.
+        machine: what it measures on.
+        state: the project's state folder.
+        settings: of this run.
+        warn: takes one line for people.
+
+    Raises:
+        InputErrors: the spec and the model file do not go together.
+    """
+    spec = project.spec.models[task.space.model]
+    return StoredRecords(
+        state / STORE_NAME,
+        content_digest(project, task.space.model, inputs, info, machine.record()),
+        partial(candidate_digest, project),
+        baseline=task.space.baseline,
+        accuracy=spec.accuracy,
+        requests_in_sight=load_search_of(settings).requests_in_sight,
+        counts_energy="energy" in spec.objectives,
+        warn=warn,
+    )
 
 
 def study_of(task: Task, plan: Plan, info: EngineInfo, names: tuple[str, ...], sampler: SamplerName) -> str:

@@ -92,6 +92,12 @@ class Trial:
         """The outcome where the candidate could be measured."""
         return self.outcome if isinstance(self.outcome, Capacity) else None
 
+    @property
+    def was_known(self) -> bool:
+        """Whether all of it was measured in earlier studies: what it took says nothing about the next one."""
+        reused = self.capacity.reused if self.capacity else None
+        return reused is not None and self.capacity is not None and reused.loads == len(self.capacity.steps)
+
 
 @dataclass(frozen=True, slots=True)
 class _Told:

@@ -82,6 +82,10 @@ class Measuring(Protocol[Sample]):
         """The next smaller load that could keep a latency limit; None where there is none to try."""
         ...
 
+    def start_over(self) -> None:
+        """Believes nothing that was measured before, in this study or in others."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
