@@ -99,6 +99,8 @@ def outcome_text(trial: Trial, baseline: Trial | None, objective: Objective) -> 
         text += f"; misses soft limits ({soft})"
     if trial.outcome.is_cut:
         text += "; left early, as it cannot come near the best"
+    if reused := trial.outcome.reused:
+        text += f"; {reused.loads} of {len(trial.outcome.steps)} loads measured before ({reused.since})"
     text += "".join(f"; {warning}" for warning in measured.warnings)
     if baseline is not None and baseline.capacity is not None and baseline.candidate != trial.candidate:
         gain = numbers.gain_between(objective, baseline.capacity.objective, trial.outcome.objective)
@@ -159,7 +161,7 @@ class Progress:
         if self.study is None:
             return None
         missing = max(0, self.study.trials - len(self.trials))
-        seconds = [trial.seconds for trial in self.trials if trial.seconds > 0]
+        seconds = [trial.seconds for trial in self.trials if trial.seconds > 0 and not trial.was_known]
         return missing * sum(seconds) / len(seconds) if seconds else None
 
     def take(self, event: Event) -> None:

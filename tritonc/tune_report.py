@@ -73,6 +73,8 @@ def estimate_document(estimates: Iterable[Estimate], skipped: Iterable[TargetSki
                 "finished": one.finished,
                 "seconds": round(one.seconds),
                 "is_measured": one.is_measured,
+                "measured_before": one.before.wholly,
+                "partly_measured_before": one.before.partly,
             }
             for one in estimates
         ],
@@ -89,6 +91,10 @@ def estimate_text(estimates: Sequence[Estimate], skipped: Iterable[TargetSkipped
             f"{one.model} on {one.target}: {one.candidates} candidates, {one.trials} trials "
             f"({one.finished} finished), about {numbers.duration(one.seconds)} ({basis})"
         )
+        if one.before.wholly or one.before.partly:
+            lines.append(
+                f"  measured before: {one.before.wholly} candidates wholly, {one.before.partly} partly"
+            )
     if len(estimates) > 1:
         lines.append(f"together about {numbers.duration(sum(one.seconds for one in estimates))}")
     lines += [f"target {skip.target} would be skipped: {skip.reason}" for skip in skipped]

@@ -93,6 +93,10 @@ class EveryWorkload:
             if len(samples) > 1 or abs(worst) > _NEAR:
                 return seen
 
+    def start_over(self) -> None:
+        """As under the first workload; what was seen under the others is not kept."""
+        self._measuring.start_over()
+
     def gather(self, known: Mapping[Candidate, Measurement | None]) -> None:
         """As under the first workload."""
         self._measuring.gather(known)

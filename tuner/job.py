@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +20,7 @@ from tritonc.schemas.errors import SetupError
 from tritonc.schemas.lock import Decision, Digests, Lock
 from tritonc.schemas.lock_file import read_lock, write_lock
 from tritonc.schemas.measurement import EngineInfo, Failure, Load
+from tritonc.tuner.content import candidate_digest, content_digest
 from tritonc.tuner.demand import Demand, TraceDemand, read_demands, replay_note
 from tritonc.tuner.engines import Engine
 from tritonc.tuner.events import (
@@ -35,6 +36,8 @@ from tritonc.tuner.every_workload import EveryWorkload
 from tritonc.tuner.evidence import caveats, engine_info, next_study_name, study_name
 from tritonc.tuner.further_workloads import further_slo
 from tritonc.tuner.git import commit_of
+from tritonc.tuner.hardware import Machine
+from tritonc.tuner.inputs import Inputs
 from tritonc.tuner.joint_study import (
     Alone,
     carried_in,
@@ -54,7 +57,8 @@ from tritonc.tuner.perf_analyzer import LoadData, PerfAnalyzer, perf_analyzer_at
 from tritonc.tuner.plan import Plan, SamplerName, Settings, Task
 from tritonc.tuner.points import joint_starting_points
 from tritonc.tuner.race import Entrant, Measuring, Sample
-from tritonc.tuner.request_mix import every_shape, read_mix
+from tritonc.tuner.records import STORE_NAME, StoredRecords
+from tritonc.tuner.request_mix import every_shape, read_mixes
 from tritonc.tuner.session import noise_of
 from tritonc.tuner.stand import Stand
 from tritonc.tuner.study import (
@@ -207,7 +211,7 @@ class Job:
             return
         with self._opened(study, self._project.spec.asked_of(space.model).objective) as log:
             first, *further = self._benches(study, generator)
-            measuring = self._measuring(study, first)
+            measuring = self._measuring_anew(study, first)
             if further:
                 self._measure(study, EveryWorkload(measuring, first, further), log, deadline)
             else:
@@ -262,16 +266,7 @@ class Job:
         """One for each workload of the model; the first one's capacity is sought."""
         space, spec = study.task.space, self._project.spec.asked_of(study.task.space.model)
         ensemble = self._project.ensembles.get(space.model)
-        mixes = [
-            read_mix(
-                self._project,
-                space.model,
-                number,
-                seed=self._settings.seed,
-                allow_outside=self._settings.allow_outside,
-            )
-            for number in range(len(spec.workloads))
-        ]
+        mixes = read_mixes(self._project, space.model, allow_outside=self._settings.allow_outside)
         folder = study.stand.folder / "load" / space.model
         folder.mkdir(parents=True, exist_ok=True)
         first, *others = self._demands(space.model)
@@ -284,7 +279,7 @@ class Job:
             objective=dict(spec.objective) if isinstance(spec.objective, dict) else spec.objective,
             accuracy=spec.accuracy,
             seed=self._settings.seed,
-            load_search=LoadLadder if self._settings.sampler == "grid" else LoadSearch,
+            load_search=load_search_of(self._settings),
             price_per_hour=self._project.spec.targets[space.target].price_per_hour or 1.0,
             max_batch_size=ensemble.max_batch_size if ensemble else None,
         )
@@ -308,7 +303,24 @@ class Job:
             on_load=self._on_load,
             warn=self._warn,
             noise=noise_of(study.search),
+            records=records_of(
+                self._project,
+                study.task,
+                bench.inputs,
+                study.info,
+                self._plan.machine,
+                self._state,
+                self._settings,
+                self._warn,
+            ),
         )
+
+    def _measuring_anew(self, study: _Study, bench: Bench) -> StandMeasuring:
+        """That of a study that begins, or goes on: with `fresh` nothing counts that was measured before."""
+        measuring = self._measuring(study, bench)
+        if self._settings.fresh:
+            measuring.start_over()
+        return measuring
 
     def _measure(self, study: _Study, measuring: Measuring[Sample], log: TrialLog, deadline: float) -> None:
         """Search, race, decision, lock."""
@@ -396,7 +408,7 @@ class Job:
         for one in members:
             study = self._study(one, info, stand)
             with self._opened(study, self._project.spec.models[one.space.model].objective) as log:
-                measuring = self._measuring(study, self._benches(study, generator)[0])
+                measuring = self._measuring_anew(study, self._benches(study, generator)[0])
                 self._search(study, measuring, log, self._deadline(started, len(left)))
                 stand.withdraw()
             left.remove(one)
@@ -562,6 +574,49 @@ def measured_with(engine: Engine, task: Task, settings: Settings) -> tuple[Engin
     generator = perf_analyzer_at(settings.perf_analyzer or binary, environment, task.cores.load_generator)
     info = engine_info(engine.name, description, f"perf_analyzer {generator.version}", task.cores)
     return info, generator
+
+
+def load_search_of(settings: Settings) -> type[LoadSearch]:
+    """What decides which loads a candidate is put under."""
+    return LoadLadder if settings.sampler == "grid" else LoadSearch
+
+
+def records_of(
+    project: Project,
+    task: Task,
+    inputs: Sequence[Inputs],
+    info: EngineInfo,
+    machine: Machine,
+    state: Path,
+    settings: Settings,
+    warn: Callable[[str], None],
+) -> StoredRecords:
+    """What was measured before of the candidates of a task.
+
+    Args:
+        project: with the model.
+        task: of one model.
+        inputs: what the model is asked, of each shape.
+        info: what measures.
+        machine: what it measures on.
+        state: the project's state folder.
+        settings: of this run.
+        warn: takes one line for people.
+
+    Raises:
+        InputErrors: the spec and the model file do not go together.
+    """
+    spec = project.spec.asked_of(task.space.model)
+    return StoredRecords(
+        state / STORE_NAME,
+        content_digest(project, task.space.model, inputs, info, machine.record()),
+        partial(candidate_digest, project),
+        baseline=task.space.baseline,
+        accuracy=spec.accuracy,
+        requests_in_sight=load_search_of(settings).requests_in_sight,
+        counts_energy="energy" in spec.objectives,
+        warn=warn,
+    )
 
 
 def study_of(task: Task, plan: Plan, info: EngineInfo, names: tuple[str, ...], sampler: SamplerName) -> str:

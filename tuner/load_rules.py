@@ -38,13 +38,13 @@ def rule_for(
     expected = level_of(first) if first is not None and first.kind == workload_kind(workload) else None
     if isinstance(workload, OpenDemand):
         if not for_capacity:
-            return workload.rate, _stay, within
+            return workload.rate, stay, within
         done = saturated.throughput.value / workload.request_batch if saturated else None
         guess = expected or (0.8 * done if done else None)
         return workload.rate, _OpenCapacity(ceiling(workload), guess), _largest_within
     if not for_capacity:
         if least is None:
-            return 1, _stay, within
+            return 1, stay, within
         reach = _Reach(least, workload.max_concurrency)
         return 1, reach, reach.choose
     if expected is None:
@@ -67,7 +67,8 @@ def capacity_rule(workload: Demand, is_limited: bool) -> tuple[Rule, Choice]:
     return _Knee(workload.max_concurrency), _knee
 
 
-def _stay(_curve: Curve) -> float | None:
+def stay(_curve: Curve) -> float | None:
+    """Never another level: there is only one to know about."""
     return None
 
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from tritonc.schemas.measurement import Interval, Load, Measurement, OpenLoad
-from tritonc.schemas.spec import Slo
+from tritonc.schemas.spec import ClosedWorkload, Slo
 from tritonc.tuner.boundary import Curve, Point
 from tritonc.tuner.demand import Demand, OpenDemand
-from tritonc.tuner.load_rules import capacity_rule, rule_for, within
+from tritonc.tuner.load_rules import capacity_rule, rule_for, stay, within
 from tritonc.tuner.loads import ceiling, ladder, level_of, load_at, workload_kind
 from tritonc.tuner.objective import (
     Objective,
@@ -112,7 +112,7 @@ class LoadSearch:
     def _next_level(self) -> float | None:
         if self._asks >= MAX_ASKS:
             return None
-        if not self._asks and self._first not in self._points:
+        if not self._asks and not self._is_begun:
             return self._first
         level = self._rule(self._curve())
         if level is None or level in self._points:
@@ -133,6 +133,28 @@ class LoadSearch:
         self._points[level_of(load)] = self._point(load, measured, (before.times if before else 0) + 1)
         if self._misses_soft_limits_everywhere():
             self._soften()
+
+    def know(self, load: Load, measured: Measurement, windows: int) -> None:
+        """Takes in what was measured of a load before: nothing is asked that it answers.
+
+        Args:
+            load: one that does not concern this search is left out.
+            measured: of all windows, pooled.
+            windows: how many there were.
+        """
+        if not self.concerns(load):
+            return
+        self._seen[level_of(load)] = measured
+        self._points[level_of(load)] = self._point(load, measured, windows)
+        if self._misses_soft_limits_everywhere():
+            self._soften()
+
+    def concerns(self, load: Load) -> bool:
+        """Whether what a load showed says something about the one that is looked for."""
+        level = level_of(load)
+        if load.kind != workload_kind(self._workload) or load != self._load(level):
+            return False
+        return level == self._first if self._rule is stay else self._lowest <= level <= self._ceiling
 
     def hint(self, load: Load, measured: Measurement) -> None:
         """Takes in a window of a warm-up, as a guide to the first load; after that it is forgotten.
@@ -176,6 +198,22 @@ class LoadSearch:
             _error(self._limits, measured),
         )
 
+    @property
+    def _lowest(self) -> float:
+        """The smallest level that there is."""
+        return self._workload.rate if isinstance(self._workload, OpenDemand) else 1.0
+
+    @property
+    def _is_begun(self) -> bool:
+        """Whether the first level need not be asked: it is known, or others are that serve as well.
+
+        Only a bracket of clients may begin anywhere: the rate that must be carried decides by itself, and the
+        fewest clients are looked for from below.
+        """
+        may_begin_anywhere = self._seeks_capacity and isinstance(self._workload, ClosedWorkload)
+        is_known = any(point.times for point in self._points.values())
+        return self._first in self._points or (may_begin_anywhere and is_known)
+
     def _ascending(self) -> list[Point]:
         return sorted(self._points.values(), key=lambda point: point.level)
 
@@ -200,8 +238,7 @@ class LoadSearch:
     def _misses_soft_limits_everywhere(self) -> bool:
         """Whether the smallest load there is was measured and misses a limit, of which some are soft."""
         is_soft = any(name in self._slo.soft for name in [*_full(self._limits), "avg_queue_ms"])
-        lowest = self._workload.rate if isinstance(self._workload, OpenDemand) else 1.0
-        point = self._points.get(lowest)
+        point = self._points.get(self._lowest)
         if self._is_softened or not is_soft or not self._seeks_capacity:
             return False
         return point is not None and point.times > 0 and point.excess > 0
@@ -297,8 +334,12 @@ class LoadLadder(LoadSearch):
 
     def ask(self) -> Load | None:
         """The next load of the ladder; None at its end."""
-        levels = ladder(self._workload)
-        return self._load(levels[self._asks]) if self._asks < len(levels) else None
+        level = next((level for level in ladder(self._workload) if level not in self._points), None)
+        return None if level is None else self._load(level)
+
+    def concerns(self, load: Load) -> bool:
+        """Whether it is a load of the ladder."""
+        return load in map(self._load, ladder(self._workload))
 
     @property
     def is_hopeless(self) -> bool:

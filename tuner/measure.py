@@ -28,6 +28,7 @@ from tritonc.tuner.objective import (
     weights_of,
 )
 from tritonc.tuner.perf_analyzer import LoadData, NoWindow, PerfAnalyzer
+from tritonc.tuner.recorded import Recorded, Reused
 from tritonc.tuner.sample import Sample, pooled
 from tritonc.tuner.statistics import rate_stretches, settled
 from tritonc.tuner.verify import Reference, verify_all
@@ -94,6 +95,9 @@ class Capacity:
         members: of a joint candidate: what was measured of each model, by its name.
         further: under the second workload, the third and so on, which must hold, too; none where there are
             none, or where the limits are missed under the first one.
+        windows: how many windows of load each step rests on; 0 for what only the warm-up saw. None of a joint
+            candidate.
+        reused: how much of this was measured before, in another study.
     """
 
     measurement: Measurement
@@ -109,6 +113,8 @@ class Capacity:
     lowered: float | None = None
     members: Mapping[str, Measurement] = field(default_factory=dict)
     further: tuple[Measurement, ...] = ()
+    windows: tuple[int, ...] = ()
+    reused: Reused | None = None
 
     @property
     def worth(self) -> float:
@@ -124,11 +130,15 @@ class Known:
         first: the load at which the candidate's limits are expected to end.
         incumbent: the objective of the best candidate that keeps the SLO, with its interval.
         noise: the machine's noise floor.
+        is_doubted: what was measured of the candidate before does not count, in whichever study it was.
+        loads: what was measured of it before, by load.
     """
 
     first: Load | None = None
     incumbent: Interval | None = None
     noise: NoiseFloor | None = None
+    is_doubted: bool = False
+    loads: Mapping[Load, Recorded] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +221,20 @@ def measure_capacity(
         return trial.capacity(references, baseline, loaded_s, noise_windows)
     except ServerFailure as err:
         return err.failure
+
+
+def recalled_capacity(bench: Bench, known: Known, baseline: Measurement | None) -> Capacity | None:
+    """What `measure_capacity` would find if that is known already; None where it would ask for more.
+
+    Args:
+        bench: what would be measured with.
+        known: what the study knows.
+        baseline: what a weighted objective compares with.
+    """
+    search = _load_search(bench, known, None)
+    if search.ask() is not None or search.best() is None:
+        return None
+    return _decided(bench, search, {}, known, baseline)
 
 
 def take_sample(
@@ -333,13 +357,15 @@ class _Trial:
                 return differs
             request_s = self.clock.spent("verify") / sum(len(each.rows) + 1 for each in references)
             self.shortest_s = min(_LONGEST_S, _REQUESTS_IN_SIGHT * request_s)
-        self.on_load(None)
-        self.phase = "warm_up"
-        warm = self._warm_up()
+        warm: Sample | Failure | None = None
+        if _load_search(self.bench, self.known, None).ask() is not None:
+            self.on_load(None)
+            self.phase = "warm_up"
+            warm = self._warm_up()
         if isinstance(warm, Failure):
             return warm
         self.phase = "steps"
-        search = self._search(warm)
+        search = _load_search(self.bench, self.known, warm)
         samples = self._steps(search, warm)
         if isinstance(samples, Failure):
             return samples
@@ -355,39 +381,22 @@ class _Trial:
             decides = search.best()  # they may have shown that it breaks the limits after all
             best = decides if decides in samples else best
         else:
-            noise = noise_floor(
-                [window for each in samples[best] for window in each.windows], self.known.noise
-            )
+            seen = [window for each in samples.get(best, ()) for window in each.windows]
+            noise = noise_floor(seen, self.known.noise)
         load_s = loaded_s or self.clock.spent("load")
         memory, gpu_memory = self.memory_bytes()
-        whole = {
-            load: replace(
+        between = self.known.noise or noise
+        fresh = {}
+        for load, each in samples.items():
+            whole = replace(
                 Sample.joined(each), memory_bytes=memory, gpu_memory_bytes=gpu_memory, load_s=load_s
             )
-            for load, each in samples.items()
-        }
+            fresh[load] = pooled([whole], between), 0 if each == [warm] else len(each)
         return replace(
-            _capacity(self.bench, best, whole, baseline, self.known.noise or noise),
+            _decided(self.bench, search, fresh, self.known, baseline, best),
             seconds=self.clock.seconds(loaded_s or 0.0),
-            interval=search.capacity(),
-            is_cut=search.is_cut,
             noise=noise,
         )
-
-    def _search(self, warm: Sample | None) -> LoadSearch:
-        bench, known = self.bench, self.known
-        saturated = pooled([warm], known.noise) if warm else None
-        search = bench.load_search(
-            bench.workload,
-            bench.slo,
-            bench.objective,
-            saturated=saturated,
-            first=known.first,
-            incumbent=known.incumbent,
-        )
-        if saturated is not None:
-            search.hint(saturated.load, saturated)
-        return search
 
     def _noise(
         self, load: Load, samples: dict[Load, list[Sample]], count: int
@@ -432,7 +441,8 @@ class _Trial:
     def _steps(self, search: LoadSearch, warm: Sample | None) -> dict[Load, list[Sample]] | Failure:
         """All that the search asked for, measured; a load that was too slow to see has no samples.
 
-        The last window of the warm-up stands for its load only where that had no window of its own.
+        The last window of the warm-up stands for its load only where that had no window of its own. A load
+        that was measured before, and is asked all the same, is measured anew, for one window more than then.
         """
         samples: dict[Load, list[Sample]] = {}
         noise = self.known.noise
@@ -447,8 +457,9 @@ class _Trial:
                 search.tell(load, pooled(samples[load], noise) if load in samples else None)
                 continue
             samples.setdefault(load, []).append(sample)
-            search.tell(load, pooled(samples[load], noise))
-        if warm is not None and search.best() == warm.load:
+            if load not in self.known.loads or len(samples[load]) > self.known.loads[load].windows:
+                search.tell(load, pooled(samples[load], noise))
+        if warm is not None and search.best() == warm.load and warm.load not in self.known.loads:
             samples.setdefault(warm.load, [warm])
         return samples
 
@@ -558,25 +569,64 @@ def _step_s(load: Load, rate: float | None, requests: int) -> float:
     return min(wanted, _DRAIN_S / overload) if overload > 0 else wanted
 
 
-def _capacity(
+def _load_search(bench: Bench, known: Known, warm: Sample | None) -> LoadSearch:
+    """The search for the load that decides, told of all that is known."""
+    saturated = pooled([warm], known.noise) if warm else None
+    search = bench.load_search(
+        bench.workload,
+        bench.slo,
+        bench.objective,
+        saturated=saturated,
+        first=known.first,
+        incumbent=known.incumbent,
+    )
+    for load, recorded in known.loads.items():
+        search.know(load, recorded.measurement, recorded.windows)
+    if saturated is not None and not any(map(search.concerns, known.loads)):
+        search.hint(saturated.load, saturated)
+    return search
+
+
+def _decided(
     bench: Bench,
-    best: Load,
-    samples: Mapping[Load, Sample],
+    search: LoadSearch,
+    fresh: Mapping[Load, tuple[Measurement, int]],
+    known: Known,
     baseline: Measurement | None,
-    noise: NoiseFloor | None,
+    best: Load | None = None,
 ) -> Capacity:
-    steps = sorted((pooled([each], noise) for each in samples.values()), key=_level)
-    measured = next(step for step in steps if step.load == best)
+    """What a search that has ended says of a candidate.
+
+    Args:
+        bench: what was measured with.
+        search: knows the load that decides.
+        fresh: measured now, by load, each with its number of windows.
+        known: what was measured before.
+        baseline: what a weighted objective compares with.
+        best: another load that decides.
+    """
+    before = {
+        load: (each.measurement, each.windows) for load, each in known.loads.items() if search.concerns(load)
+    }
+    seen = {**before, **fresh}
+    steps = sorted(seen.values(), key=lambda step: _level(step[0]))
+    decides = best or search.best()
+    assert decides is not None, "the search was told nothing"
+    measured, _ = seen[decides]
     missed, soft = violations(bench.slo, measured), soft_violations(bench.slo, measured)
     objective, cost = bench.value(measured, baseline), soft_cost(soft)
     return Capacity(
         measurement=measured,
-        steps=tuple(steps),
+        steps=tuple(step for step, _ in steps),
         slo_met=all(value <= 0 for value in missed.values()),
         violations=missed,
         objective=objective,
+        interval=search.capacity(),
+        is_cut=search.is_cut,
+        noise=known.noise,
         soft=soft,
         lowered=lowered(bench.objective, objective, cost) if cost else None,
+        windows=tuple(windows for _, windows in steps),
     )
 
 

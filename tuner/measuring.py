@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,9 +20,13 @@ from tritonc.tuner.measure import (
     Capacity,
     Known,
     measure_capacity,
+    recalled_capacity,
     take_sample,
 )
 from tritonc.tuner.noise import WINDOWS, NoiseFloor
+from tritonc.tuner.recorded import Recorded, Reused, day_of
+from tritonc.tuner.records import NOTHING_BEFORE, Before, NoRecords, Records
+from tritonc.tuner.reference import REQUESTS, ReferenceWatch
 from tritonc.tuner.sample import Sample, pooled
 from tritonc.tuner.stand import Stand
 from tritonc.tuner.verify import Reference, references_of
@@ -40,6 +45,8 @@ _SHORTEST_SAMPLE_S = 0.4
 _LONGEST_WINDOW_S = 10.0
 _MARGIN = 1.1  # windows differ, and another one for the last few requests costs more
 _WARM_UP_S = 0.5
+_LONGEST_LOOK_S = 10.0
+"""A look at the machine takes fewer requests where the model is so slow that it would last longer."""
 
 
 class StandMeasuring:
@@ -51,6 +58,7 @@ class StandMeasuring:
         on_load: told which load comes next; None for the warm-up.
         warn: takes one line for people.
         noise: the machine's noise floor, if an earlier run measured it.
+        records: what was measured before, which is not measured again.
     """
 
     def __init__(
@@ -63,6 +71,7 @@ class StandMeasuring:
         on_load: Callable[[Candidate, Load | None], None],
         warn: Callable[[str], None],
         noise: NoiseFloor | None = None,
+        records: Records | None = None,
     ) -> None:
         self._stand = stand
         self._bench = bench
@@ -78,18 +87,114 @@ class StandMeasuring:
         self._measured: dict[Candidate, Measurement] = {}
         self._rates: dict[_Visited, float] = {}
         self._looked_for_reference = False
+        self._records = records or NoRecords()
+        self._trusts_records: bool | None = None
 
     def capacity(self, candidate: Candidate, known: Known = NOTHING_KNOWN) -> Capacity | Failure:
         """The largest load at which the candidate keeps the SLO, or the least violating one.
 
         The baseline's first one measures the noise floor as well, which is in every interval from then on.
+        Loads that were measured before, in whichever study, are not measured again; where that is all there
+        is to know the candidate is not even loaded.
 
         Args:
             candidate: the candidate.
             known: what the study knows already.
         """
+        if known.is_doubted:
+            self._records.forget(candidate)
         self._noise = known.noise or self._noise
-        is_first = candidate == self._baseline and self._noise is None
+        before = self._before(candidate)
+        if before.failure is not None:
+            return before.failure
+        known = replace(known, noise=self._noise, loads=before.loads)
+        recalled = self._recalled(candidate, known) if before.is_verified else None
+        found = recalled or self._capacity(candidate, known)
+        if recalled is None:
+            self._keep(candidate, found, before.loads)
+        if isinstance(found, Failure):
+            return found
+        self._noise = found.noise or self._noise
+        self._measured[candidate] = found.measurement
+        reused = [before.loads[s.load] for s in found.steps if _is_recorded(s, before.loads)]
+        return replace(found, reused=Reused.of(reused))
+
+    def start_over(self) -> None:
+        """Believes nothing that was measured before, in this study or in others."""
+        self._records.forget_all()
+
+    def _before(self, candidate: Candidate) -> Before:
+        """What was measured of it before, if the machine is still the one that it was measured on.
+
+        That is looked at once, before the first measurement that would be believed. Without a noise floor the
+        baseline is measured anew.
+        """
+        before = self._records.of(candidate)
+        if before.failure is not None or not before.loads:
+            return before
+        if self._trusts_records is None:
+            noise, self._noise = self._noise, self._noise or self._records.noise()
+            self._trusts_records = self._is_the_same_machine(candidate, before)
+            if not self._trusts_records:
+                self._noise = noise
+        if not self._trusts_records or self._noise is None:
+            return NOTHING_BEFORE
+        return before
+
+    def _is_the_same_machine(self, candidate: Candidate, before: Before) -> bool:
+        """Whether the baseline, or else the candidate, does what it did under a load that it was seen under.
+
+        One odd look means nothing: it counts only if the next one finds a change, too.
+        """
+        of_baseline = self._records.of(self._baseline).loads
+        who = self._baseline if of_baseline else candidate
+        recorded = max(
+            (of_baseline or before.loads).values(),
+            key=lambda each: (each.measurement.sustained, each.measurement.requests),
+        )
+        watch = ReferenceWatch(recorded.measurement, 0.0)
+        change = self._change(who, watch)
+        if isinstance(change, float):
+            change = self._change(who, watch)
+        if change is None:
+            return True
+        then, again = day_of(recorded.measured_at), "what was measured then is measured again"
+        if isinstance(change, Failure):
+            what = f"{change.reason}: {change.detail}"
+            self._warn(f"note: {who.id} could not be compared with {then} ({what}): {again}")
+            return False
+        became = f"{change - 1:.0%} faster" if change > 1 else f"{1 - change:.0%} slower"
+        self._warn(f"note: the machine is {became} than on {then}: {again}")
+        self._records.forget_all()
+        return False
+
+    def _change(self, candidate: Candidate, watch: ReferenceWatch) -> float | Failure | None:
+        """How much faster the machine is now by one look at the candidate; None where that is not clear."""
+        load = watch.reference.load
+        rate = watch.reference.throughput.value / load.request_batch
+        requests = max(1, min(REQUESTS, math.ceil(rate * _LONGEST_LOOK_S)))
+        sample = self.sample(candidate, load, requests)
+        return sample if isinstance(sample, Failure) else watch.change(self.pooled([sample]))
+
+    def _recalled(self, candidate: Candidate, known: Known) -> Capacity | None:
+        """The outcome, if nothing that it takes is left to measure."""
+        found = recalled_capacity(self._bench, known, self._compared_with())
+        if found is None or candidate != self._baseline:
+            return found
+        return _with_step(found, self._one_client, known)
+
+    def _keep(self, candidate: Candidate, found: Capacity | Failure, before: Mapping[Load, Recorded]) -> None:
+        """Keeps what was measured now."""
+        if isinstance(found, Failure):
+            self._records.keep_failure(candidate, found)
+            return
+        steps = zip(found.steps, found.windows, strict=True)
+        new = [(step, windows) for step, windows in steps if windows and not _is_recorded(step, before)]
+        self._records.keep(candidate, new, found.noise, is_verified=bool(self._references))
+
+    def _capacity(self, candidate: Candidate, known: Known) -> Capacity | Failure:
+        """The outcome, measured as far as it is not known."""
+        is_first = candidate == self._baseline and known.noise is None
 
         def measure(server: Server, loaded_s: float) -> Capacity | Failure:
             capacity = measure_capacity(
@@ -102,31 +207,33 @@ class StandMeasuring:
                 loaded_s=loaded_s,
                 on_load=lambda load: self._on_load(candidate, load),
                 leaving=lambda: self._stand.leaving,
-                known=replace(known, noise=self._noise),
+                known=known,
                 noise_windows=WINDOWS if is_first else 0,
             )
             if isinstance(capacity, Failure) or candidate != self._baseline:
                 return capacity
             self._noise = capacity.noise or self._noise
-            return self._with_one_client(server, capacity)
+            return self._with_one_client(server, capacity, known)
 
-        found = self._loaded(candidate, measure)
-        if isinstance(found, Capacity):
-            self._measured[candidate] = found.measurement
-        return found
+        return self._loaded(candidate, measure)
 
-    def _with_one_client(self, server: Server, capacity: Capacity) -> Capacity:
+    @property
+    def _one_client(self) -> ClosedLoad:
+        return ClosedLoad(concurrency=1, request_batch=self._bench.workload.request_batch)
+
+    def _with_one_client(self, server: Server, capacity: Capacity, known: Known) -> Capacity:
         """With a step of one client, by which `evidence.caveats` judges how long an execution takes."""
-        alone = ClosedLoad(concurrency=1, request_batch=self._bench.workload.request_batch)
-        if any(step.load == alone for step in capacity.steps):
-            return capacity
+        alone = self._one_client
+        if (whole := _with_step(capacity, alone, known)) is not None:
+            return whole
         self._on_load(self._baseline, alone)
         sample = take_sample(server, self._baseline.model, self._bench, alone, 1)
         if isinstance(sample, Failure):
             self._stand.recover(sample)
             return capacity
         sample = replace(sample, load_s=capacity.measurement.load_s)
-        return replace(capacity, steps=(pooled([sample], self._noise), *capacity.steps))
+        steps = (pooled([sample], self._noise), *capacity.steps)
+        return replace(capacity, steps=steps, windows=(len(sample.windows), *capacity.windows))
 
     def gather(self, known: Mapping[Candidate, Measurement | None]) -> None:
         """Loads these candidates side by side where they fit, so that measuring one waits for no load.
@@ -278,6 +385,22 @@ def _short(load: Load) -> Load:
     """A load as heavy that a short window can hold; a trace may be long."""
     is_replayed = isinstance(load, OpenLoad) and isinstance(load.distribution, Trace)
     return load.model_copy(update={"distribution": "poisson"}) if is_replayed else load
+
+
+def _is_recorded(step: Measurement, before: Mapping[Load, Recorded]) -> bool:
+    """Whether a step is what was measured before."""
+    return step.load in before and before[step.load].measurement == step
+
+
+def _with_step(capacity: Capacity, load: Load, known: Known) -> Capacity | None:
+    """With a step under a load, put in front of the others; None where that load was never measured."""
+    if any(step.load == load for step in capacity.steps):
+        return capacity
+    recorded = known.loads.get(load)
+    if recorded is None:
+        return None
+    steps = (recorded.measurement, *capacity.steps)
+    return replace(capacity, steps=steps, windows=(recorded.windows, *capacity.windows))
 
 
 def _window_s(load: Load, requests: int, rate: float) -> float:

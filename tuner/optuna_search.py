@@ -10,7 +10,8 @@ import hashlib
 import random
 import sqlite3
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +28,15 @@ from tritonc.tuner.further_workloads import is_of_further
 from tritonc.tuner.measure import Capacity
 from tritonc.tuner.objective import Objective
 from tritonc.tuner.points import starting_points
-from tritonc.tuner.search import CLOSED_LOADS, PATIENCE, Loads, Observation, Search, promises_little
+from tritonc.tuner.search import (
+    CLOSED_LOADS,
+    PATIENCE,
+    REPEATS,
+    Loads,
+    Observation,
+    Search,
+    promises_little,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -83,6 +92,33 @@ class Trial:
     def capacity(self) -> Capacity | None:
         """The outcome where the candidate could be measured."""
         return self.outcome if isinstance(self.outcome, Capacity) else None
+
+    @property
+    def was_known(self) -> bool:
+        """Whether all of it was measured in earlier studies: what it took says nothing about the next one."""
+        reused = self.capacity.reused if self.capacity else None
+        return reused is not None and self.capacity is not None and reused.loads == len(self.capacity.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What was told once, as it is stored.
+
+    Attributes:
+        number: of Optuna's trial.
+        order: told ones are in this order, whatever the order in which they were asked.
+        promise: what its ask promised; None where no model was asked.
+        supersedes: it makes all that was told of the candidate before void.
+    """
+
+    number: int
+    order: int
+    candidate: Candidate
+    outcome: Outcome
+    origin: Origin
+    seconds: float
+    promise: float | None
+    supersedes: bool
 
 
 def rank(capacity: Capacity) -> tuple[bool, float, float]:
@@ -152,13 +188,15 @@ class OptunaSearch:
         self._start = tuple(dict.fromkeys([*first[:1], *goal.start, *first[1:]]))
         self._expected: dict[Candidate, Load] = {}
         self._open: dict[Candidate, optuna.Trial] = {}
+        self._trials: list[Trial] = []
+        self._promises: list[float] = []
+        self._told: list[_Told] = []
         with _optuna(storage):
             self._study = _open_study(storage, study)
             _end_interrupted(self._study)
-            self._trials = _finished(self._study, space)
-            self._promises = _promises(self._study)
-        for trial in self._trials:
-            self._learn(trial)
+            told = _told(self._study, space)
+        for each in told:
+            self._take(each)
 
     @property
     def is_over(self) -> bool:
@@ -168,6 +206,20 @@ class OptunaSearch:
     def expected(self, candidate: Candidate) -> Load | None:
         """The load at which the limits of an asked candidate should end; None where there is no guess."""
         return self._expected.get(candidate)
+
+    def _take(self, told: _Told) -> Trial:
+        """Takes in what was told, now or by an earlier run; what follows depends on that and its order alone.
+
+        A candidate that was told before has its new outcome in the place of the old one. The model goes on
+        believing both, unless the new one supersedes the old.
+        """
+        self._told.append(told)
+        self._promises += _promised(told.promise, told.outcome)
+        trial = _added(self._trials, told)
+        if self._model is not None and told.supersedes:
+            self._model.forget(told.candidate)
+        self._learn(trial)
+        return trial
 
     def _learn(self, trial: Trial) -> None:
         if self._model is None:
@@ -231,28 +283,39 @@ class OptunaSearch:
         """`best_of` its trials."""
         return best_of(self._trials)
 
+    def number_of(self, candidate: Candidate) -> int:
+        """The number of the candidate's trial, from 1; of one that was not told, what it will be."""
+        numbers = {trial.candidate: trial.number for trial in self._trials}
+        return numbers.get(candidate, len(self._trials) + 1)
+
     def ask(self) -> Candidate | None:
-        """A candidate that was never asked before; None where the space is exhausted.
+        """A candidate to measure; None where there is none.
+
+        It was never asked before, unless the model would rather have one measured again that was told: what
+        was seen of it is doubtful, or decides (`Search`). Then `outcome` is known, and what is told next
+        takes its place.
 
         Raises:
             SetupError: the storage cannot be written.
         """
-        asked = {trial.candidate for trial in self._trials} | self._open.keys()
+        told = {trial.candidate: trial.origin for trial in self._trials}
+        asked = told.keys() | self._open.keys()
         planned = next((point for point in self._start if point not in asked), None)
-        if len(asked) >= len(self.space):
+        if planned is not None:
+            return self._opened(planned, asked, "start")
+        if self._model is None:
+            return None if len(asked) >= len(self.space) else self._opened(None, asked, "sampler")
+        pair = self._model.ask(skip=self._open.keys() | self._worn(), settled=told.keys())
+        if pair is None:
             return None
-        origin: Origin = "start" if planned else "sampler"
-        promise = None
-        if planned is None and self._model is not None:
-            pair = self._model.ask(skip=asked)
-            if pair is None:
-                return None
-            planned, promise = pair[0], self._model.promise
-            self._expected[planned] = pair[1]
-        return self._opened(planned, asked, origin, promise)
+        candidate, self._expected[pair[0]] = pair
+        promise = {} if self._model.promise is None else {"promise": self._model.promise}
+        if candidate in told:
+            self._unmark()
+        return self._opened(candidate, asked, told.get(candidate, "sampler"), **promise)
 
     def again(self, candidate: Candidate) -> None:
-        """Asks a candidate that was told once more: what is told next takes the place of what was told.
+        """Asks a candidate once more because what was told of it is void: what is told next is all there is.
 
         Raises:
             LookupError: it was not told.
@@ -261,24 +324,31 @@ class OptunaSearch:
         before = next((trial for trial in self._trials if trial.candidate == candidate), None)
         if before is None:
             raise LookupError(f"{candidate.id} was not measured")
-        if self._model is not None:
-            self._model.forget(candidate)
+        self._unmark()
+        self._opened(candidate, frozenset(), before.origin, supersedes=True)
+
+    def _unmark(self) -> None:
+        """A trial is going to be another one: no decision rests on it, and it is not logged."""
         with _optuna(self._path):
             for mark in ("decided", "logged"):
                 self._study.set_user_attr(mark, None)
-        self._opened(candidate, frozenset(), before.origin, None)
+
+    def _worn(self) -> set[Candidate]:
+        """Candidates that were measured so often that another time would tell nothing."""
+        times = Counter(each.candidate for each in self._told)
+        return {candidate for candidate, count in times.items() if count >= REPEATS}
 
     def _opened(
-        self, planned: Candidate | None, asked: Collection[Candidate], origin: Origin, promise: float | None
+        self, planned: Candidate | None, asked: Collection[Candidate], origin: Origin, **marks: float
     ) -> Candidate:
-        """A new Optuna trial for `planned`, or else for what the sampler proposes."""
+        """A new Optuna trial for `planned`, or else for what the sampler proposes, with these attributes."""
         from tritonc.tuner.sampler import CandidateSampler, suggest, uniform
 
         seed = _seed(self.seed, len(asked))
         with _optuna(self._path):
             rng = random.Random(seed)  # noqa: S311  (no secret: it must repeat)
             inner = (self._make_sampler or uniform)(seed)
-            sampler = CandidateSampler(self.space, inner, planned, asked, rng)
+            sampler = CandidateSampler(self.space, inner, planned, asked, rng, self._superseded())
             self._study.sampler = sampler
             trial = self._study.ask()
             candidate = sampler.candidate(trial)
@@ -288,10 +358,15 @@ class OptunaSearch:
             trial.set_user_attr("candidate", candidate.id)
             trial.set_user_attr("origin", origin)
             trial.set_user_attr("knobs", [[knob, value] for knob, value in candidate.knobs])
-            if promise is not None:
-                trial.set_user_attr("promise", promise)
+            for mark, value in marks.items():
+                trial.set_user_attr(mark, value)
         self._open[candidate] = trial
         return candidate
+
+    def _superseded(self) -> set[int]:
+        """Optuna's numbers of trials in the place of which there is another one now."""
+        last = {each.candidate: each.number for each in self._told}
+        return {each.number for each in self._told} - set(last.values())
 
     def tell(self, candidate: Candidate, outcome: Outcome, seconds: float = 0.0) -> Trial:
         """Stores what came of a candidate that was asked.
@@ -300,16 +375,16 @@ class OptunaSearch:
             KeyError: it was not asked, or has been told already.
             SetupError: it cannot be stored.
         """
+        order = self._told[-1].order + 1 if self._told else 0
         with _optuna(self._path):
             trial = self._open[candidate]
+            trial.set_user_attr("told", order)
             trial.set_user_attr("seconds", seconds)
             trial.set_user_attr("outcome", _outcome_adapter().dump_python(outcome, mode="json"))
             _close(trial, outcome)
             del self._open[candidate]
-        self._promises += _promised(trial.user_attrs.get("promise"), outcome)
-        told = _added(self._trials, candidate, outcome, trial.user_attrs["origin"], seconds)
-        self._learn(told)
-        return told
+        attrs = trial.user_attrs
+        return self._take(_told_by(trial.number, order, candidate, outcome, seconds, attrs))
 
     def abandon(self, candidate: Candidate) -> None:
         """Gives an asked candidate back unmeasured: its trial does not count and may be asked again."""
@@ -342,7 +417,10 @@ def finished_trials(space: Space, storage: Path, study: str) -> tuple[Trial, ...
     import optuna
 
     with _optuna(storage):
-        return tuple(_finished(optuna.load_study(study_name=study, storage=_storage(storage)), space))
+        trials: list[Trial] = []
+        for each in _told(optuna.load_study(study_name=study, storage=_storage(storage)), space):
+            _added(trials, each)
+        return tuple(trials)
 
 
 def observations_in(storage: Path, model: str, target: str, *, but: str) -> tuple[Observation, ...]:
@@ -375,13 +453,18 @@ def observations_in(storage: Path, model: str, target: str, *, but: str) -> tupl
 
 
 def _observed(study: optuna.Study, name: str) -> Iterator[Observation]:
-    """Every step of every trial; the name of the study tells its candidates from those of others."""
-    for frozen in study.get_trials(deepcopy=False):
+    """Every step of every trial that stands; the name of the study tells its candidates from others'."""
+    found: dict[Candidate, list[Observation]] = {}
+    for frozen in _in_order(study):
         outcome, knobs = _outcome_of(frozen), frozen.user_attrs.get("knobs")
-        if knobs is not None and isinstance(outcome, Capacity):
+        if knobs is not None and outcome is not None:
             values = {knob: tuple(value) if isinstance(value, list) else value for knob, value in knobs}
             candidate = Candidate.of(name, "", values)
-            yield from (Observation(candidate, step.load, step) for step in outcome.steps)
+            before = [] if frozen.user_attrs.get("supersedes") else found.get(candidate, [])
+            steps = outcome.steps if isinstance(outcome, Capacity) else ()
+            found[candidate] = before + [Observation(candidate, step.load, step) for step in steps]
+    for observations in found.values():
+        yield from observations
 
 
 def _seed(seed: int, asked: int) -> int:
@@ -434,39 +517,56 @@ def _outcome_of(trial: optuna.trial.FrozenTrial) -> Outcome | None:
     return outcome
 
 
-def _finished(study: optuna.Study, space: Space) -> list[Trial]:
-    """Trials of the study that have an outcome, in order."""
+def _in_order(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Its trials in the order in which they were told; those of an older tritonc as they were asked."""
+    trials = study.get_trials(deepcopy=False)
+    return sorted(trials, key=lambda frozen: (frozen.user_attrs.get("told", frozen.number), frozen.number))
+
+
+def _told(study: optuna.Study, space: Space) -> list[_Told]:
+    """All that the study was told, in order."""
     from tritonc.tuner.sampler import decoded
 
     by_knob = {dimension.knob: dimension for dimension in space.dimensions}
-    trials: list[Trial] = []
-    for frozen in study.get_trials(deepcopy=False):
+    found: list[_Told] = []
+    for frozen in _in_order(study):
         attrs = frozen.user_attrs
         if (outcome := _outcome_of(frozen)) is not None:
             knobs = {knob: decoded(by_knob[knob], value) for knob, value in frozen.params.items()}
             candidate = Candidate.of(space.model, space.target, knobs)
-            _added(trials, candidate, outcome, attrs["origin"], attrs["seconds"])
-    return trials
+            order = attrs.get("told", frozen.number)
+            found.append(_told_by(frozen.number, order, candidate, outcome, attrs["seconds"], attrs))
+    return found
 
 
-def _added(
-    trials: list[Trial], candidate: Candidate, outcome: Outcome, origin: Origin, seconds: float
-) -> Trial:
+def _told_by(
+    number: int,
+    order: int,
+    candidate: Candidate,
+    outcome: Outcome,
+    seconds: float,
+    attrs: Mapping[str, Any],
+) -> _Told:
+    """What was told of a candidate by the Optuna trial with these attributes."""
+    return _Told(
+        number=number,
+        order=order,
+        candidate=candidate,
+        outcome=outcome,
+        origin=attrs["origin"],
+        seconds=seconds,
+        promise=attrs.get("promise"),
+        supersedes=bool(attrs.get("supersedes")),
+    )
+
+
+def _added(trials: list[Trial], told: _Told) -> Trial:
     """The new last of `trials`; in the place of the earlier one where the candidate was measured again."""
     known = {trial.candidate: index for index, trial in enumerate(trials)}
-    index = known.get(candidate, len(trials))
-    trial = Trial(index + 1, candidate, outcome, origin, seconds)
+    index = known.get(told.candidate, len(trials))
+    trial = Trial(index + 1, told.candidate, told.outcome, told.origin, told.seconds)
     trials[index : index + 1] = [trial]
     return trial
-
-
-def _promises(study: optuna.Study) -> list[float]:
-    """What the asks of finished trials promised, in order."""
-    promises: list[float] = []
-    for frozen in study.get_trials(deepcopy=False):
-        if (outcome := _outcome_of(frozen)) is not None:
-            promises += _promised(frozen.user_attrs.get("promise"), outcome)
-    return promises
 
 
 def _promised(promise: float | None, outcome: Outcome) -> list[float]:

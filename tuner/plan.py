@@ -18,7 +18,7 @@ from tritonc.tuner.demand import read_demands
 from tritonc.tuner.energy import gpu_energy_j
 from tritonc.tuner.events import TargetSkipped
 from tritonc.tuner.hardware import Machine, Pinning, pinning, this_machine, why_not_measurable
-from tritonc.tuner.request_mix import read_mix
+from tritonc.tuner.request_mix import read_mixes
 
 SamplerName = Literal["tritonc", "gp", "tpe", "random", "grid"]
 
@@ -109,8 +109,7 @@ def plan_of(
         cores = pinning(spec.targets[target].cores, machine.cores)
         for model in wanted:
             try:
-                for number in range(len(spec.asked_of(model).workloads)):
-                    read_mix(project, model, number, allow_outside=settings.allow_outside)
+                read_mixes(project, model, allow_outside=settings.allow_outside)
                 read_demands(project, model, allow_outside=settings.allow_outside)
                 space = space_for(project, model, target)
                 digests = digests_in(project, space, alone=True)

@@ -88,6 +88,10 @@ class Measuring(Protocol[Sample]):
         """
         ...
 
+    def start_over(self) -> None:
+        """Believes nothing that was measured before, in this study or in others."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Entrant:

@@ -98,6 +98,12 @@ def read_mix(
     return RequestMix(tuple(inputs), tuple(share.weight for share in shares))
 
 
+def read_mixes(project: Project, model: str, *, allow_outside: bool = False) -> tuple[RequestMix, ...]:
+    """`read_mix` of every workload of a model or an ensemble."""
+    count = len(project.spec.asked_of(model).workloads)
+    return tuple(read_mix(project, model, number, allow_outside=allow_outside) for number in range(count))
+
+
 def every_shape(mixes: Sequence[RequestMix]) -> tuple[Inputs, ...]:
     """The inputs of all mixes, each shape once."""
     found = {each.shape_text(): each for mix in mixes for each in mix.inputs}

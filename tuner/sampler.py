@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from optuna import create_study
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -18,6 +19,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages import InMemoryStorage
 
 from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.knobs.dimension import Dimension
@@ -65,6 +67,7 @@ class CandidateSampler(BaseSampler):
         planned: drawn instead of a proposal where given.
         seen: candidates that are not drawn again.
         rng: decides what neither the proposal nor the space does.
+        superseded: numbers of trials that `inner` does not learn from, as there are others in their place.
     """
 
     def __init__(
@@ -74,12 +77,14 @@ class CandidateSampler(BaseSampler):
         planned: Candidate | None,
         seen: Collection[Candidate],
         rng: random.Random,
+        superseded: Collection[int] = (),
     ) -> None:
         self.space = space
         self._chosen = planned
         self._inner = inner
         self._seen = seen
         self._rng = rng
+        self._superseded = superseded
 
     def candidate(self, trial: Trial) -> Candidate:
         """The candidate drawn for `trial`, which must have been asked with this sampler.
@@ -125,6 +130,7 @@ class CandidateSampler(BaseSampler):
         self._inner.after_trial(study, trial, state, values)
 
     def _proposal(self, study: Study, trial: FrozenTrial) -> Candidate:
+        study = without(study, self._superseded)
         relative_space = self._inner.infer_relative_search_space(study, trial)
         relative = self._inner.sample_relative(study, trial, relative_space)
 
@@ -141,6 +147,19 @@ class CandidateSampler(BaseSampler):
             return nearest(dimension, legal, wanted)
 
         return complete(self.space, choose)
+
+
+def without(study: Study, numbers: Collection[int]) -> Study:
+    """A copy in memory of what is finished of a study, without these trials; itself where there are none.
+
+    Optuna has no way to take a finished trial back.
+    """
+    if not numbers:
+        return study
+    copy = create_study(storage=InMemoryStorage(), direction=study.direction)
+    trials = study.get_trials(deepcopy=False)
+    copy.add_trials([one for one in trials if one.state.is_finished() and one.number not in numbers])
+    return copy
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:

@@ -50,7 +50,8 @@ and 2.5%. A promise here counts what breaks a limit as worthless, and draws from
 slower than the expected improvement of design/search.md.
 """
 
-_REPEATS = 8
+REPEATS = 8
+"""Times that a pair is measured at most."""
 _UNSETTLED = 0.03  # a promise below which the leader is rather measured again: one in thirty is far off
 _SEEN = 2  # times that the leader is measured at least, then
 _WIDE = 2000  # candidates of a large space that are scored at a time
@@ -170,18 +171,20 @@ class Search:
         """Whether the last asks in a row promised too little to be worth their time."""
         return promises_little(self._promises)
 
-    def ask(self, *, skip: Collection[Candidate] = ()) -> Pair | None:
-        """A pair to measure; None where there is none left.
+    def ask(self, *, skip: Collection[Candidate] = (), settled: Collection[Candidate] = ()) -> Pair | None:
+        """A pair to measure, be it a new one or one that is known already; None where there is none left.
 
         Args:
             skip: candidates that are not asked.
+            settled: candidates of which no new pair is asked, but perhaps one that is known.
         """
         rng = random.Random(f"{self.seed} {len(self._told)} {len(self._open)}")  # noqa: S311
-        table = self._askable(rng, skip)
-        if not len(table):
+        table = self._askable(rng, skip, settled)
+        known = self._known_besides(table, skip)
+        if not len(table) and not known:
             return None
         has_measured = any(isinstance(each.outcome, Measurement) for each in self._told)
-        pair = self._promising(table) if has_measured else self._first(table)
+        pair = self._promising(table, known) if has_measured else self._first(table)
         self._open.append(pair)
         return pair
 
@@ -270,8 +273,13 @@ class Search:
         assert candidate is not None
         return candidate, min(loads, key=lambda load: abs(math.log(in_flight(load) / middle)))
 
-    def _promising(self, table: Table) -> Pair:
-        """The pair whose measurement promises most, be it a new one or one that is known already."""
+    def _promising(self, table: Table, besides: Sequence[Pair]) -> Pair:
+        """The pair whose measurement promises most, be it a new one or one that is known already.
+
+        Args:
+            table: pairs that may be asked.
+            besides: known ones that may be asked too.
+        """
         seen = self._able()
         times = Counter(pair for pair, _ in seen)
         known = self._table(list(times))
@@ -292,11 +300,12 @@ class Search:
             if times[pair] == 1:
                 promised[pair] = max(promised[pair], doubt)
         untried = self._untried()
-        able = [pair for pair in table.pairs if untried & _categories(pair[0])] or list(table.pairs)
+        askable = (*table.pairs, *besides)
+        able = [pair for pair in askable if untried & _categories(pair[0])] or list(askable)
         chosen = max(able, key=lambda pair: promised[pair])
         self._promises.append(float(promised[chosen]))
         leader = known.pairs[int(np.argmax(standing.worth))]
-        is_unsettled = len(self._goals.axes) == 1 and times[leader] < _SEEN and leader in table.pairs
+        is_unsettled = len(self._goals.axes) == 1 and times[leader] < _SEEN and leader in askable
         return leader if is_unsettled and promised[chosen] < _UNSETTLED else chosen
 
     def _untried(self) -> Set[Category]:
@@ -365,14 +374,40 @@ class Search:
         squares = ((table.rows[:, None, :] - asked.rows[None, :, :]) ** 2).sum(axis=2)
         return np.asarray((1 - np.exp(-2.0 * squares)).prod(axis=1))
 
-    def _askable(self, rng: random.Random, skip: Collection[Candidate]) -> Table:
-        """Pairs that are not being measured, of candidates that did not fail and are not refused."""
-        out = {each.candidate for each in self._told if isinstance(each.outcome, Failure)}
-        out = out.union(skip, self._refused)
-        times = Counter((each.candidate, each.load) for each in self._told)
-        done = {pair for pair, count in times.items() if count >= _REPEATS} | set(self._open)
+    def _askable(
+        self, rng: random.Random, skip: Collection[Candidate], settled: Collection[Candidate]
+    ) -> Table:
+        """Pairs that are not being measured, of candidates that did not fail; of settled ones known pairs."""
+        out, done, times = self._out(skip), self._done(), self._times()
         table = self._within_reach(rng)
-        return table.at([i for i, pair in enumerate(table.pairs) if pair[0] not in out and pair not in done])
+        return table.at(
+            [
+                place
+                for place, pair in enumerate(table.pairs)
+                if pair[0] not in out and pair not in done and (pair[0] not in settled or pair in times)
+            ]
+        )
+
+    def _known_besides(self, table: Table, skip: Collection[Candidate]) -> list[Pair]:
+        """Known pairs that may be asked and are not in the table: loads between those that it has."""
+        out, done, listed = self._out(skip), self._done(), set(table.pairs)
+        return [
+            pair
+            for pair in self._times()
+            if pair not in listed and pair not in self._places and pair[0] not in out and pair not in done
+        ]
+
+    def _times(self) -> Counter[Pair]:
+        return Counter((each.candidate, each.load) for each in self._told)
+
+    def _out(self, skip: Collection[Candidate]) -> Set[Candidate]:
+        """Candidates that failed, or are refused, or are to be left out."""
+        failed = {each.candidate for each in self._told if isinstance(each.outcome, Failure)}
+        return failed.union(skip, self._refused)
+
+    def _done(self) -> Set[Pair]:
+        """Pairs that are being measured, or were often enough."""
+        return {pair for pair, count in self._times().items() if count >= REPEATS} | set(self._open)
 
     def _within_reach(self, rng: random.Random) -> Table:
         """Every pair; of a large space those of measured candidates, their neighbours, and some at random."""

@@ -58,7 +58,12 @@ class Session(Generic[Sample]):
         """Measures a candidate that the search asked, and tells it. Interrupted, it counts as never asked."""
         is_known = noise_of(self.search) is not None
         started = self.clock()
-        known = Known(self.expected(candidate), incumbent_of(self.search, candidate), noise_of(self.search))
+        known = Known(
+            self.expected(candidate),
+            incumbent_of(self.search, candidate),
+            noise_of(self.search),
+            is_doubted=self.search.outcome(candidate) is not None,
+        )
         try:
             outcome = self.measuring.capacity(candidate, known)
         except BaseException:
@@ -116,6 +121,7 @@ class Session(Generic[Sample]):
         spoilt = _spoilt(self.search, self._sound)
         self.observer(MachineChanged(speed, self._sound, tuple(trial.number for trial in spoilt)))
         self._watch = None
+        self.measuring.start_over()
         for trial in spoilt:
             if self.clock() >= deadline:
                 return

@@ -96,7 +96,10 @@ def search_candidates(
         candidate = search.ask()
         if candidate is None:
             return observer(SearchEnded(f"all {len(search.space)} candidates were measured"))
-        observer(TrialStarted(len(search.trials) + 1, candidate))
+        number = search.number_of(candidate)
+        observer(TrialStarted(number, candidate))
+        if number <= len(search.trials):
+            observer(Warned(f"note: trial {number} is measured again: it decides, or others contradict it"))
         session.trial(candidate)
 
 

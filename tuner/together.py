@@ -184,6 +184,11 @@ class TogetherMeasuring:
             return None
         return ClosedLoad(concurrency=load.concurrency + 1)
 
+    def start_over(self) -> None:
+        """Believes nothing that was measured of the members alone."""
+        for member in self._members.by_model.values():
+            member.measuring.start_over()
+
     def _capacity(self, candidate: Candidate, known: Known) -> Capacity | Failure:
         server = self._serve(candidate)
         differs = self._verify(server, candidate)

@@ -52,6 +52,7 @@ class TrialLog:
 
     def _run(self, trial: Trial, server_log: str) -> TrialRun:
         is_baseline = trial.candidate == self._search.space.baseline
+        reused = trial.capacity.reused if trial.capacity else None
         return TrialRun(
             name=f"trial {trial.number:03} {trial.candidate.id}",
             candidate=trial.candidate.id,
@@ -63,6 +64,7 @@ class TrialLog:
                 "tritonc.trial": str(trial.number),
                 "tritonc.origin": trial.origin,
                 "tritonc.baseline": "true" if is_baseline else "false",
+                "tritonc.reused": f"{reused.loads} loads of {reused.since}" if reused else "",
             },
         )
 

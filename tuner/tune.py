@@ -14,6 +14,9 @@ from tritonc.compiler.selection import check_lock
 from tritonc.schemas.errors import InputErrors, SetupError
 from tritonc.schemas.lock import Decision, Lock
 from tritonc.schemas.lock_file import read_lock, write_lock
+from tritonc.schemas.measurement import EngineInfo
+from tritonc.tuner.coverage import NOTHING_COVERED, Coverage, coverage
+from tritonc.tuner.demand import read_demands
 from tritonc.tuner.engines import Engine
 from tritonc.tuner.events import (
     Observer,
@@ -21,11 +24,12 @@ from tritonc.tuner.events import (
     Undecided,
 )
 from tritonc.tuner.extras import require_sampler_extra, require_tune_extra
-from tritonc.tuner.job import Job, lock_to_extend, measured_with, study_of
+from tritonc.tuner.job import Job, load_search_of, lock_to_extend, measured_with, records_of, study_of
 from tritonc.tuner.objective import Objective
 from tritonc.tuner.optuna_search import Trial, finished_trials, study_names
 from tritonc.tuner.pick import picked
 from tritonc.tuner.plan import Plan, Settings, Task, require_known
+from tritonc.tuner.request_mix import every_shape, read_mixes
 from tritonc.tuner.tracking import Tracking
 
 STATE_FOLDER = ".tritonc"
@@ -43,6 +47,7 @@ class Estimate:
         finished: trials that earlier runs finished.
         seconds: for the trials to come and the confirmation.
         is_measured: whether `seconds` rests on trials of this project.
+        before: how much of the space was measured before, in whichever study.
     """
 
     model: str
@@ -52,6 +57,7 @@ class Estimate:
     finished: int
     seconds: float
     is_measured: bool
+    before: Coverage = NOTHING_COVERED
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,16 +243,37 @@ def estimate(project: Project, plan: Plan, settings: Settings, engine: Engine) -
     estimates = []
     for task in plan.tasks:
         trials: tuple[Trial, ...] = ()
+        before = NOTHING_COVERED
         if names:
             info, _ = measured_with(engine, task, settings)
             name = study_of(task, plan, info, names, settings.sampler)
             trials = finished_trials(task.space, storage, name) if name in names else ()
-        estimates.append(_estimate(task, settings, trials))
+            before = NOTHING_COVERED if task.members else _before(project, plan, settings, task, info)
+        estimates.append(_estimate(task, settings, trials, before))
     return tuple(estimates)
 
 
-def _estimate(task: Task, settings: Settings, trials: tuple[Trial, ...]) -> Estimate:
-    seconds = [trial.seconds for trial in trials]
+def _before(project: Project, plan: Plan, settings: Settings, task: Task, info: EngineInfo) -> Coverage:
+    """How much of the space of a task was measured before."""
+    model = task.space.model
+    records = records_of(
+        project,
+        task,
+        every_shape(read_mixes(project, model, allow_outside=settings.allow_outside)),
+        info,
+        plan.machine,
+        project.folder.resolve() / STATE_FOLDER,
+        settings,
+        lambda _line: None,
+    )
+    spec, load_search = project.spec.asked_of(model), load_search_of(settings)
+    objective = dict(spec.objective) if isinstance(spec.objective, dict) else spec.objective
+    first, *_ = read_demands(project, model, allow_outside=settings.allow_outside)
+    return coverage(records.all_in(task.space), lambda: load_search(first, spec.slo, objective))
+
+
+def _estimate(task: Task, settings: Settings, trials: tuple[Trial, ...], before: Coverage) -> Estimate:
+    seconds = [trial.seconds for trial in trials if not trial.was_known]
     each = sum(seconds) / len(seconds) if seconds else _TYPICAL_TRIAL_S
     wanted = min(settings.trials, len(task.space))
     missing = max(0, wanted - len(trials))
@@ -258,6 +285,7 @@ def _estimate(task: Task, settings: Settings, trials: tuple[Trial, ...]) -> Esti
         finished=len(trials),
         seconds=missing * each + _TYPICAL_CONFIRMATION_S if missing else 0.0,
         is_measured=bool(seconds),
+        before=before,
     )
 
 

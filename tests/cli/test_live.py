@@ -29,6 +29,7 @@ from tritonc.tuner.events import (
 )
 from tritonc.tuner.noise import NoiseFloor
 from tritonc.tuner.optuna_search import Trial
+from tritonc.tuner.recorded import Reused
 from tritonc.tuner.statistics import Scatter
 
 SPACE = small_space()
@@ -189,6 +190,20 @@ def test_a_trial_that_was_left_early_or_is_unsteady_says_so():
     left = Trial(1, OTHER, replace(plain, is_cut=True, measurement=unsteady), "sampler", 1.0)
     text = outcome_text(left, None, "throughput")
     assert text.endswith("; left early, as it cannot come near the best; throughput rose by 14%")
+
+
+def test_a_trial_says_what_of_it_was_measured_before_and_that_is_no_measure_of_the_time_left(output: Output):
+    known = replace(capacity(90.0), reused=Reused(2, "2026-11-27"))
+    partly = replace(known, reused=Reused(1, "2026-11-26"))
+    trials = [Trial(n, OTHER, what, "sampler", 0.1) for n, what in enumerate((known, partly), 1)]
+    texts = [outcome_text(trial, None, "throughput") for trial in trials]
+    assert texts[0].endswith("; 2 of 2 loads measured before (2026-11-27)")
+    assert texts[1].endswith("; 1 of 2 loads measured before (2026-11-26)")
+    assert [trial.was_known for trial in trials] == [True, False]
+    view = LiveView(output)
+    for event in (STUDY, TrialFinished(trials[0], trials[0])):
+        view(event)
+    assert "left: unknown" in drawn(view)
 
 
 def test_a_trial_is_compared_by_what_the_model_is_tuned_for():

@@ -18,6 +18,7 @@ from tritonc.schemas.errors import InputErrors, LockError
 from tritonc.schemas.lock import Decision
 from tritonc.schemas.measurement import OpenLoad
 from tritonc.tune_report import estimate_text, result_document, result_text
+from tritonc.tuner.coverage import Coverage
 from tritonc.tuner.events import TargetSkipped, Undecided
 from tritonc.tuner.tune import Estimate, TuneResult
 
@@ -165,11 +166,12 @@ def test_the_document_is_json_with_the_decisions_of_the_lock(decided: Decision):
 
 def test_an_estimate_says_what_it_rests_on():
     typical = Estimate("a", "cpu", 240, 50, 0, 590.0, False)
-    measured = Estimate("b", "cpu", 240, 50, 20, 240.0, True)
+    measured = Estimate("b", "cpu", 240, 50, 20, 240.0, True, Coverage(7, 2))
     lines = estimate_text([typical, measured], []).splitlines()
     assert "about 9 min 50 s (10 s a trial is typical)" in lines[0]
     assert "50 trials (20 finished), about 4 min (as its trials took so far)" in lines[1]
-    assert lines[2] == "together about 13 min 50 s"
+    assert lines[2] == "  measured before: 7 candidates wholly, 2 partly"
+    assert lines[3] == "together about 13 min 50 s"
 
 
 def test_a_spec_elsewhere_is_named_in_what_to_type_next(decided: Decision):

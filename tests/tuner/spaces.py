@@ -108,6 +108,7 @@ class Surface:
         self.broken: dict[Candidate, Failure] = {}
         self.gathered: tuple[Candidate, ...] = ()
         self.soft_limit_ms: float | None = None
+        self.changes = 0
 
     def capacity(self, candidate: Candidate, known: Known = NOTHING_KNOWN):
         self.known.append(known)
@@ -147,3 +148,6 @@ class Surface:
 
     def lower(self, load: Load, _excess: float) -> Load | None:
         return ClosedLoad(concurrency=load.concurrency - 1) if load.concurrency > 1 else None
+
+    def start_over(self) -> None:
+        self.changes += 1

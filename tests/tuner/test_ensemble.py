@@ -79,7 +79,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
     bench = Bench(
         generator=perf_analyzer_at(binary, env),
         data=LoadData.of(inputs, folder),
-        inputs=inputs,
+        inputs=(inputs,),
         workload=ClosedWorkload(max_concurrency=2),
         slo=Slo(p99_latency_ms=60_000),
         objective="throughput",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
+import random
 import signal
 import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +27,7 @@ from tritonc.tuner.optuna_search import (
     observations_in,
     study_names,
 )
-from tritonc.tuner.search import CLOSED_LOADS, PATIENCE
+from tritonc.tuner.search import CLOSED_LOADS, PATIENCE, Search
 
 SPACE = small_space()
 CRASH = Failure(reason="server_crashed", detail="signal 11")
@@ -152,6 +155,97 @@ def test_a_candidate_asked_again_is_told_anew(tmp_path: Path):
     assert search.outcome(asked[1]).objective == 1.0
     assert len(search.trials) == 4
     assert search.ask() == opened(sampler="tritonc", storage=tmp_path / "optuna.db").ask()
+
+
+def told_one_load(search: OptunaSearch, candidate: Candidate, shown: Measurement) -> None:
+    over = shown.latency_ms["p99"].value / 30 - 1
+    fine, shows = over <= 0, {"measurement": shown, "steps": (shown,), "violations": {"p99_latency_ms": over}}
+    search.tell(candidate, replace(capacity(1.0), slo_met=fine, objective=shown.throughput.value, **shows))
+
+
+def noisy(rng: random.Random, candidate: Candidate) -> Measurement:
+    """A window by the laws of `throughput_of`; one in six is off by far, as one in thirty really is."""
+    slower = rng.uniform(1.5, 2.3) if rng.random() < 1 / 6 else math.exp(rng.gauss(0, 0.02))
+    rate = throughput_of(candidate) / slower
+    return measurement(rate, 1300 * 8 / rate)
+
+
+def asked_by_the_product(search: OptunaSearch, rng: random.Random, asks: int) -> list[Candidate]:
+    asked = []
+    for _ in range(asks):
+        candidate = search.ask()
+        assert candidate is not None
+        asked.append(candidate)
+        told_one_load(search, candidate, noisy(rng, candidate))
+    return asked
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tune_asks_what_the_pure_search_asks_known_pairs_that_are_doubtful_included(seed: int):
+    slo, load = Slo(p99_latency_ms=30), ClosedLoad(concurrency=8)
+    pure = Search(SPACE, "throughput", slo, loads=[load], seed=seed)
+    rng, asked = random.Random(seed), []
+    for _ in range(25):
+        pair = pure.ask()
+        assert pair is not None
+        asked.append(pair[0])
+        pure.tell(*pair, noisy(rng, pair[0]))
+    goal = Goal("throughput", slo, loads=(load,))
+    product = opened(sampler="tritonc", seed=seed, goal=goal)
+    assert asked_by_the_product(product, random.Random(seed), 25) == asked
+    assert len(set(asked)) < len(asked), "nothing was doubted"
+    assert len(product.trials) == len(set(asked))
+
+
+@pytest.mark.parametrize("sampler", ["tritonc", "tpe"])
+def test_interrupted_or_not_the_same_tells_give_the_same_asks_after_second_measurements_too(
+    tmp_path: Path, sampler: str
+):
+    goal = Goal("throughput", Slo(p99_latency_ms=30), loads=(ClosedLoad(concurrency=8),))
+    options = {"sampler": sampler, "seed": 1, "goal": goal}
+
+    def two_halves(between: Callable[[OptunaSearch], OptunaSearch], **more) -> list[Candidate]:
+        rng, search = random.Random(7), opened(**options, **more)
+        asked = asked_by_the_product(search, rng, 12)
+        first, second = search.ask(), search.ask()
+        for each in (second, first):  # told in another order than asked
+            told_one_load(search, each, noisy(rng, each))
+        for again in (asked[3], asked[0]):
+            search.again(again)
+            told_one_load(search, again, noisy(rng, again))
+        search.again(asked[1])
+        search.abandon(asked[1])
+        search = between(search)
+        assert [trial.number for trial in search.trials] == list(range(1, len(search.trials) + 1))
+        return [trial.candidate for trial in search.trials] + asked_by_the_product(search, rng, 8)
+
+    storage = {"storage": tmp_path / "optuna.db"}
+    whole = two_halves(lambda search: search)
+    assert two_halves(lambda _: opened(**options, **storage), **storage) == whole
+
+
+def test_optunas_samplers_learn_from_what_was_measured_again_and_not_from_what_that_supersedes():
+    def asked_after(*values: float) -> list[Candidate]:
+        search = opened(seed=3)
+        first = run(search, 12)[0]
+        for value in values:
+            search.again(first)
+            search.tell(first, capacity(value))
+        return run(search, 6)
+
+    assert asked_after(1e6, 100.0) == asked_after(1.0, 100.0)
+    assert asked_after(1e6) != asked_after(1.0)
+
+
+def test_a_superseded_measurement_is_no_history_of_other_studies(tmp_path: Path):
+    storage = tmp_path / "optuna.db"
+    search = opened(storage=storage, study="mlp on gpu 0123456789ab", sampler="random")
+    asked = run(search, 2)
+    search.again(asked[1])
+    search.tell(asked[1], capacity(1.0))
+    history = observations_in(storage, "mlp", "cpu", but="mlp on cpu 0123456789ab")
+    assert [each.outcome.throughput.value for each in history][2:] == [0.5, 1.0]
+    assert len(history) == 4
 
 
 def test_a_reopened_study_has_every_outcome_complete(tmp_path: Path):
@@ -363,4 +457,6 @@ def test_a_miss_under_another_workload_teaches_the_model_to_leave_such_candidate
     for one in (search, opened(sampler="tritonc", storage=tmp_path / "optuna.db")):
         assert one._model._refused == {first}
     search.again(first)
-    assert search._model._refused == set()
+    search.tell(first, outcome_of(first))
+    for one in (search, opened(sampler="tritonc", storage=tmp_path / "optuna.db")):
+        assert one._model._refused == set()

@@ -67,8 +67,9 @@ def test_steps_have_the_proportion_of_the_weights_evenly_spread(weights: list[fl
     counts = Counter(order)
     assert set(counts) == set(range(len(weights)))
     assert len(order) <= most + len(weights)
-    for place, weight in enumerate(weights):
-        share = max(weight / sum(weights), 1 / most)
+    least = [max(weight / sum(weights), 1 / most) for weight in weights]
+    for place, each in enumerate(least):
+        share = each / sum(least)
         assert counts[place] / len(order) == pytest.approx(share, abs=0.5 / len(order) + 0.1 * share + 0.02)
         for seen in range(1, len(order)):
             ahead = order[:seen].count(place) - seen * counts[place] / len(order)

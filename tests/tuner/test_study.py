@@ -232,6 +232,8 @@ def test_after_a_change_of_the_machine_what_it_may_have_spoilt_is_measured_again
     assert len(search.trials) == 20
     assert [trial.number for trial in search.trials] == list(range(1, 21))
     assert len(logged) == 20 + len(changed[0].again)
+    assert surface.changes == 1
+    assert sum(known.is_doubted for known in surface.known) == len(changed[0].again)
     for number in changed[0].again:
         trial = search.trials[number - 1]
         assert trial.outcome.objective == pytest.approx(0.8 * throughput_of(trial.candidate))

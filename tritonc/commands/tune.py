@@ -86,7 +86,7 @@ class Duration(click.ParamType[float]):
     help="Take this configuration of the front that the lock holds, and build; measures nothing. For models "
     "with objective: {pareto: [...]}.",
 )
-@click.option("--fresh", is_flag=True, help="Begin a new study instead of continuing the last one.")
+@click.option("--fresh", is_flag=True, help="Begin a new study, and measure everything anew.")
 @click.option("--dry-run", is_flag=True, help="Print the size of the space and the time it takes.")
 @click.option(
     "--perf-analyzer",
