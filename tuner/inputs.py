@@ -88,10 +88,15 @@ class Inputs:
         return arguments
 
     def write_load_file(self, path: Path) -> None:
-        """Writes what perf_analyzer's `--input-data` reads: one step for each sample, used in turn."""
-        steps = max(1, min(_SAMPLES, _LOAD_BYTES // max(1, self.sample_bytes)))
-        steps = min(steps, max((len(each.samples) for each in self.inputs), default=1))
-        data = [self.step(index) for index in range(steps)]
+        """Writes what perf_analyzer's `--input-data` reads: one step for each sample, used in turn.
+
+        An odd number of them, the first one twice if need be: of an open load each of four threads sends
+        every fourth step, and of an even number they would all send the same ones.
+        """
+        count = max(1, min(_SAMPLES, _LOAD_BYTES // max(1, self.sample_bytes)))
+        count = min(count, max((len(each.samples) for each in self.inputs), default=1))
+        data = [self.step(index) for index in range(count)]
+        data += data[:1] if count % 2 == 0 else []
         path.write_text(json.dumps({"data": data}), encoding="utf-8")
 
     @property

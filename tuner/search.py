@@ -42,11 +42,11 @@ CLOSED_LOADS: tuple[Load, ...] = tuple(ClosedLoad(concurrency=2**step) for step 
 
 SMALL_GAIN = 0.005
 PATIENCE = 5
-"""The search is over when none of four runs promised 0.5%.
+"""The search is over when none of five runs promised 0.5% (design/search.md).
 
-On the tables of `benchmarks/laws.py` that is after 15 runs (median) with 0.4% left to gain, with the noise of
-design/search.md after 17 with 1.1%; on the rougher recorded ones of `benchmarks/surfaces` after 36 with 1%
-and 2.5%. A promise here counts what breaks a limit as worthless, and draws from Student's t, so it falls
+On the tables of `benchmarks/laws.py` that is after 16 runs (median) with 0.4% left to gain, with the noise of
+design/search.md after 18 with 0.7%; on the rougher recorded ones of `benchmarks/surfaces` after twice as many
+with 1% and 2.5%. A promise here counts what breaks a limit as worthless, and draws from Student's t, so it falls
 slower than the expected improvement of design/search.md.
 """
 

@@ -105,7 +105,7 @@ def moved(server: Server, here: Here, requests: int) -> dict[str, Statistics]:
     names = ("pipeline", "score", "norm")
     before = {name: server.statistics(name) for name in names}
     for number in range(requests):
-        assert not isinstance(infer(server, "pipeline", here.bench.inputs, 2, number), Failure)
+        assert not isinstance(infer(server, "pipeline", here.bench.inputs[0], 2, number), Failure)
     return {name: server.statistics(name).since(before[name]) for name in names}
 
 
@@ -114,13 +114,13 @@ def test_it_computes_what_its_models_compute_one_after_the_other(here: Here):
     assert loaded_s > 0
     assert server.steps("pipeline") == ("score", "norm")
     assert server.steps("norm") == ()
-    found = infer(server, "pipeline", here.bench.inputs, 4, 0)
+    found = infer(server, "pipeline", here.bench.inputs[0], 4, 0)
     assert not isinstance(found, Failure), found
-    x = here.bench.inputs.batch(4)["features"]
+    x = here.bench.inputs[0].batch(4)["features"]
     [scores] = run_onnxruntime(mlp(), x=x)
     [wanted] = run_onnxruntime(softmax(), scores=scores)
     np.testing.assert_allclose(found["label"], wanted, rtol=1e-5)
-    refused = infer(server, "pipeline", here.bench.inputs, 5, 0)
+    refused = infer(server, "pipeline", here.bench.inputs[0], 5, 0)
     assert isinstance(refused, Failure)
     assert "batch-size must be <= 4" in refused.detail
 
@@ -152,7 +152,7 @@ def test_its_capacity_is_that_of_the_whole_and_candidates_take_each_others_place
     server, loaded_s = here.stand.serve(other)  # in the place of the baseline, by the same server
     assert loaded_s > 0
     assert server.pid == before
-    assert not isinstance(infer(server, "pipeline", here.bench.inputs, 4, 0), Failure)
+    assert not isinstance(infer(server, "pipeline", here.bench.inputs[0], 4, 0), Failure)
     here.measuring.gather({here.baseline: measured, other: measured})
     names = {here.stand.name_of(one) for one in (here.baseline, other)}
     assert names == {f"pipeline-{here.baseline.id}", f"pipeline-{other.id}"}
@@ -171,11 +171,11 @@ def test_other_outputs_of_the_whole_fail_a_candidate(here: Here):
     from tritonc.tuner.verify import reference_outputs, verify
 
     server, _ = here.stand.serve(here.baseline)
-    reference = reference_outputs(server, "pipeline", here.bench.inputs)
+    reference = reference_outputs(server, "pipeline", here.bench.inputs[0])
     assert not isinstance(reference, Failure), reference
     wrong = replace(reference, rows=tuple({"label": row["label"] + 0.5} for row in reference.rows))
     accuracy = here.bench.accuracy
-    args = (server, "pipeline", here.bench.inputs)
+    args = (server, "pipeline", here.bench.inputs[0])
     assert verify(*args, reference, accuracy, max_batch_size=4) is None
     differs = verify(*args, wrong, accuracy, max_batch_size=4)
     assert isinstance(differs, Failure)
