@@ -24,6 +24,10 @@ _SHOWN = 40
 """Characters of a wrong line that are shown."""
 
 
+_RATES = (1e-2, 1e6)
+"""Arrivals a second that a trace can have: one in 100 s, and more than any server is sent."""
+
+
 class TraceFileError(Exception):
     """What is wrong with a trace file, and what to do; the caller knows where the file is named."""
 
@@ -87,7 +91,7 @@ class ArrivalTrace:
         later = self.times_s[first:] - self.times_s[first]
         times = np.concatenate([later, self.times_s[:first] + (self.length_s - self.times_s[first])])
         ahead = np.arange(len(times)) - self.rate * times
-        count = max(1, math.ceil(self.length_s / longest_s - 1e-9))
+        count = min(len(times), max(1, math.ceil(self.length_s / longest_s - 1e-9)))
         width = self.length_s / count
         cuts = [0.0, *(_emptiest(times, ahead, part * width, width / 4) for part in range(1, count))]
         ends = [*cuts[1:], self.length_s]
@@ -135,4 +139,10 @@ def read_trace(path: Path) -> ArrivalTrace:
             "all of its arrivals are at the same time" if len(times) > 1 else "it has fewer than two arrivals"
         )
         raise TraceFileError(what, "a trace has at least two, at different times")
-    return ArrivalTrace(np.array(times, np.float64) - times[0], hashlib.sha256(content).hexdigest())
+    trace = ArrivalTrace(np.array(times, np.float64) - times[0], hashlib.sha256(content).hexdigest())
+    if not _RATES[0] <= trace.rate <= _RATES[1]:
+        what = f"it has {trace.rate:.3g} arrivals a second"
+        raise TraceFileError(
+            what, "its times have to be in seconds: are they in milliseconds or nanoseconds?"
+        )
+    return trace

@@ -18,25 +18,33 @@ from tritonc.compiler.output.manifest import MANIFEST_PATH
 from tritonc.compiler.project import Project
 from tritonc.compiler.repository import Content, compile_candidate
 from tritonc.schemas.measurement import EngineInfo, Hardware
+from tritonc.tuner.demand import Demand, TraceDemand
 from tritonc.tuner.tensor_types import encoded
 
 if TYPE_CHECKING:
     from tritonc.tuner.inputs import Inputs
 
-_FORMAT = 1
+_FORMAT = 2
 """To be raised when something else is measured under the same name."""
 _IN_THE_LOAD = {"arrival", "max_concurrency", "rate", "max_rate", "request_batch", "file"}
-"""Keys of `workload` that say which loads are asked; each stored Measurement has its own load."""
+"""Keys of `workload` that say which loads are asked; each stored Measurement has its own load, and how
+requests arrive is an argument."""
 
 
 def content_digest(
-    project: Project, name: str, inputs: Sequence[Inputs], engine: EngineInfo, hardware: Hardware
+    project: Project,
+    name: str,
+    demand: Demand,
+    inputs: Sequence[Inputs],
+    engine: EngineInfo,
+    hardware: Hardware,
 ) -> str:
     """Of all that measurements of a model on a machine depend on, apart from the candidate and the load.
 
     Args:
         project: where the model is.
         name: of the model or the ensemble in the spec.
+        demand: how it is asked; that of another trace is another content.
         inputs: what it is asked, of each shape.
         engine: what serves it and what puts it under load, on which cores.
         hardware: of the machine.
@@ -49,6 +57,7 @@ def content_digest(
             "tritonc": __version__,
             "sources": [project.models[member].sha256 for member in members],
             "inputs": [_digest_of_inputs(each) for each in inputs],
+            "arrival": demand.arrival.trace if isinstance(demand, TraceDemand) else demand.arrival,
             "workload": first.model_dump(mode="json", exclude=_IN_THE_LOAD, exclude_defaults=True),
             "engine": engine.model_dump(mode="json"),
             "hardware": hardware.model_dump(mode="json"),

@@ -22,7 +22,8 @@ from tritonc.tuner.sample import Sample
 _LOOK_S = 3.0  # as long as a step of load at most; the race looks longer
 _FEWEST = 8
 _MOST = 400  # a p99 has an upper bound from 368 requests on (design/search.md, fact 5)
-_NEAR = 0.1  # a limit this close is looked at twice before it is believed (`load_search`)
+_NEAR = 0.1
+"""Only a limit kept by more is believed at once: one that seems to be missed rules a candidate out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class EveryWorkload:
             samples.append(sample)
             seen = self._measuring.pooled(samples)
             worst = max(objective.violations(bench.slo, seen).values(), default=-1.0)
-            if len(samples) > 1 or abs(worst) > _NEAR:
+            if len(samples) > 1 or worst < -_NEAR:
                 return seen
 
     def start_over(self) -> None:
@@ -116,6 +117,10 @@ class EveryWorkload:
                 return _under(len(further), seen)
             further.append(seen)
         return SampleOfEach(first, tuple(further))
+
+    def look(self, candidate: Candidate, load: Load, requests: int) -> Measurement | Failure:
+        """Under the first workload alone."""
+        return self._measuring.look(candidate, load, requests)
 
     def pooled(self, samples: Sequence[SampleOfEach]) -> UnderEach:
         """All samples of a candidate as one Measurement, with those under further workloads in it."""

@@ -306,6 +306,7 @@ class Job:
             records=records_of(
                 self._project,
                 study.task,
+                bench.workload,
                 bench.inputs,
                 study.info,
                 self._plan.machine,
@@ -584,6 +585,7 @@ def load_search_of(settings: Settings) -> type[LoadSearch]:
 def records_of(
     project: Project,
     task: Task,
+    demand: Demand,
     inputs: Sequence[Inputs],
     info: EngineInfo,
     machine: Machine,
@@ -596,6 +598,7 @@ def records_of(
     Args:
         project: with the model.
         task: of one model.
+        demand: how the model is asked.
         inputs: what the model is asked, of each shape.
         info: what measures.
         machine: what it measures on.
@@ -609,7 +612,7 @@ def records_of(
     spec = project.spec.asked_of(task.space.model)
     return StoredRecords(
         state / STORE_NAME,
-        content_digest(project, task.space.model, inputs, info, machine.record()),
+        content_digest(project, task.space.model, demand, inputs, info, machine.record()),
         partial(candidate_digest, project),
         baseline=task.space.baseline,
         accuracy=spec.accuracy,

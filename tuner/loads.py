@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad
+from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad, Trace
 from tritonc.schemas.spec import ClosedWorkload, Slo
 from tritonc.tuner.demand import Demand
 from tritonc.tuner.objective import Objective, seeks_capacity
@@ -21,6 +21,11 @@ _MAX_RATE = 16.0  # times `rate`, where the spec has no `max_rate` (schemas.work
 def level_of(load: Load) -> float:
     """Clients (closed), or requests a second (open)."""
     return load.concurrency if isinstance(load, ClosedLoad) else load.rate
+
+
+def is_replayed(load: Load) -> bool:
+    """Whether its requests arrive as in a trace, of which windows may hold different parts."""
+    return isinstance(load, OpenLoad) and isinstance(load.distribution, Trace)
 
 
 def load_at(workload: Demand, level: float) -> Load:

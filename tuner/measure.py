@@ -335,7 +335,6 @@ class _Trial:
         bench = self.bench
         self.arrivals = Arrivals(
             bench.seed if self.seed is None else self.seed,
-            order=bench.seed,
             traces=traces_of(bench.workload),
             windows=self.replayed,
         )

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import TypeVar
 
 from tritonc.compiler.candidate import Candidate
-from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, OpenLoad, Trace
+from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement
 from tritonc.tuner import objective
 from tritonc.tuner.engines import Server, ServerFailure
-from tritonc.tuner.loads import lower_load
+from tritonc.tuner.loads import is_replayed, lower_load
 from tritonc.tuner.measure import (
     NOTHING_KNOWN,
     WINDOW_S,
@@ -150,7 +150,11 @@ class StandMeasuring:
         who = self._baseline if of_baseline else candidate
         recorded = max(
             (of_baseline or before.loads).values(),
-            key=lambda each: (each.measurement.sustained, each.measurement.requests),
+            key=lambda each: (
+                not is_replayed(each.measurement.load),
+                each.measurement.sustained,
+                each.measurement.requests,
+            ),
         )
         watch = ReferenceWatch(recorded.measurement, 0.0)
         change = self._change(who, watch)
@@ -173,8 +177,8 @@ class StandMeasuring:
         load = watch.reference.load
         rate = watch.reference.throughput.value / load.request_batch
         requests = max(1, min(REQUESTS, math.ceil(rate * _LONGEST_LOOK_S)))
-        sample = self.sample(candidate, load, requests)
-        return sample if isinstance(sample, Failure) else watch.change(self.pooled([sample]))
+        seen = self.look(candidate, load, requests)
+        return seen if isinstance(seen, Failure) else watch.change(seen)
 
     def _recalled(self, candidate: Candidate, known: Known) -> Capacity | None:
         """The outcome, if nothing that it takes is left to measure."""
@@ -317,6 +321,11 @@ class StandMeasuring:
             outcome = self._loaded(candidate, measure)
         return outcome
 
+    def look(self, candidate: Candidate, load: Load, requests: int) -> Measurement | Failure:
+        """A look at how fast the machine is: one sample."""
+        sample = self.sample(candidate, load, requests)
+        return sample if isinstance(sample, Failure) else self.pooled([sample])
+
     def pooled(self, samples: Sequence[Sample]) -> Measurement:
         """All samples of a candidate under one load as one Measurement."""
         return pooled(samples, self._noise, visits=len(samples))
@@ -383,8 +392,7 @@ class StandMeasuring:
 
 def _short(load: Load) -> Load:
     """A load as heavy that a short window can hold; a trace may be long."""
-    is_replayed = isinstance(load, OpenLoad) and isinstance(load.distribution, Trace)
-    return load.model_copy(update={"distribution": "poisson"}) if is_replayed else load
+    return load.model_copy(update={"distribution": "poisson"}) if is_replayed(load) else load
 
 
 def _is_recorded(step: Measurement, before: Mapping[Load, Recorded]) -> bool:

@@ -96,8 +96,10 @@ class Trial:
     @property
     def was_known(self) -> bool:
         """Whether all of it was measured in earlier studies: what it took says nothing about the next one."""
-        reused = self.capacity.reused if self.capacity else None
-        return reused is not None and self.capacity is not None and reused.loads == len(self.capacity.steps)
+        found = self.capacity
+        if found is None or found.reused is None or found.further:
+            return False
+        return found.reused.loads == len(found.steps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,10 @@ class Measuring(Protocol[Sample]):
         """One window of at least `requests` requests under a given load."""
         ...
 
+    def look(self, candidate: Candidate, load: Load, requests: int) -> Measurement | Failure:
+        """A look at how fast the machine is: at least `requests` requests under a given load, no more."""
+        ...
+
     def pooled(self, samples: Sequence[Sample]) -> Measurement:
         """All samples of a candidate under one load as one Measurement."""
         ...

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -33,6 +34,8 @@ STORE_NAME = "measurements.db"
 
 _OF_ALL = ""
 """The candidate of what is no candidate's own."""
+_OF_THE_MACHINE = re.compile(r"stub process|unhealthy|exited|killed|memory|temporarily", re.IGNORECASE)
+"""A load that fails with such words may have failed because of what else ran: it is tried again."""
 _LOAD, _OUTPUTS, _UNLOADABLE, _NOISE = "load", "outputs", "unloadable", "noise"
 """Kinds of entries."""
 
@@ -218,7 +221,8 @@ class StoredRecords:
         """Keeps why a candidate cannot be measured, where that is its own fault and would be again."""
         if failure.reason == "outputs_differ":
             self._store.write(self._content, [self._row_of_check(candidate, failure)])
-        if failure.reason == "load_failed":
+        is_own = candidate != self._baseline and not _OF_THE_MACHINE.search(failure.detail)
+        if failure.reason == "load_failed" and is_own:
             entry = Unloadable(failure=failure, measured_at=_now())
             self._store.write(self._content, [self._row(candidate, _UNLOADABLE, "", entry)])
 

@@ -9,7 +9,7 @@ from typing import Generic
 
 from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.errors import SetupError
-from tritonc.schemas.measurement import Failure, Interval, Load
+from tritonc.schemas.measurement import Failure, Interval, Load, Measurement
 from tritonc.tuner.events import (
     MachineChanged,
     NoiseMeasured,
@@ -18,6 +18,7 @@ from tritonc.tuner.events import (
     TrialFinished,
     Warned,
 )
+from tritonc.tuner.loads import is_replayed
 from tritonc.tuner.measure import Capacity, Known
 from tritonc.tuner.noise import NoiseFloor
 from tritonc.tuner.objective import soft_cost
@@ -89,7 +90,7 @@ class Session(Generic[Sample]):
         if not isinstance(baseline, Capacity):
             return
         if self._watch is None:
-            self._watch = ReferenceWatch(baseline.measurement, baseline.seconds.load + _LOOK_S)
+            self._watch = ReferenceWatch(_reference_in(baseline), baseline.seconds.load + _LOOK_S)
         if not self._watch.is_due:
             return
         started = self.clock()
@@ -109,12 +110,12 @@ class Session(Generic[Sample]):
         """What one look at the reference says about the machine's speed, over that before; None: nothing."""
         baseline = self.search.space.baseline
         self.observer(ReferenceLook(baseline))
-        sample = self.measuring.sample(baseline, watch.reference.load, REQUESTS)
-        if isinstance(sample, Failure):
-            what = f"{sample.reason}: {sample.detail}"
+        seen = self.measuring.look(baseline, watch.reference.load, REQUESTS)
+        if isinstance(seen, Failure):
+            what = f"{seen.reason}: {seen.detail}"
             self.observer(Warned(f"the baseline could not be looked at again: {what}"))
             return None
-        return watch.change(self.measuring.pooled([sample])) or _NO_CHANGE
+        return watch.change(seen) or _NO_CHANGE
 
     def _measure_again(self, speed: float, deadline: float) -> None:
         """Trials since the last sound look, the baseline and the best: what was measured stands till then."""
@@ -127,6 +128,14 @@ class Session(Generic[Sample]):
                 return
             self.search.again(trial.candidate)
             self.trial(trial.candidate)
+
+
+def _reference_in(baseline: Capacity) -> Measurement:
+    """What the baseline did where that can be seen again; windows of a trace may hold other parts of it."""
+    if not is_replayed(baseline.measurement.load):
+        return baseline.measurement
+    plain = (step for step in baseline.steps if not is_replayed(step.load))
+    return next(plain, baseline.measurement)
 
 
 def _spoilt(search: OptunaSearch, sound: int) -> tuple[Trial, ...]:

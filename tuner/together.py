@@ -184,6 +184,11 @@ class TogetherMeasuring:
             return None
         return ClosedLoad(concurrency=load.concurrency + 1)
 
+    def look(self, candidate: Candidate, load: Load, requests: int) -> Measurement | Failure:
+        """A look at how fast the machine is: one sample."""
+        sample = self.sample(candidate, load, requests)
+        return sample if isinstance(sample, Failure) else self.pooled([sample])
+
     def start_over(self) -> None:
         """Believes nothing that was measured of the members alone."""
         for member in self._members.by_model.values():

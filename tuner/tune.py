@@ -29,6 +29,7 @@ from tritonc.tuner.objective import Objective
 from tritonc.tuner.optuna_search import Trial, finished_trials, study_names
 from tritonc.tuner.pick import picked
 from tritonc.tuner.plan import Plan, Settings, Task, require_known
+from tritonc.tuner.records import STORE_NAME
 from tritonc.tuner.request_mix import every_shape, read_mixes
 from tritonc.tuner.tracking import Tracking
 
@@ -244,7 +245,7 @@ def estimate(project: Project, plan: Plan, settings: Settings, engine: Engine) -
     for task in plan.tasks:
         trials: tuple[Trial, ...] = ()
         before = NOTHING_COVERED
-        if names:
+        if names or (storage.with_name(STORE_NAME).exists() and not settings.fresh):
             info, _ = measured_with(engine, task, settings)
             name = study_of(task, plan, info, names, settings.sampler)
             trials = finished_trials(task.space, storage, name) if name in names else ()
@@ -256,9 +257,11 @@ def estimate(project: Project, plan: Plan, settings: Settings, engine: Engine) -
 def _before(project: Project, plan: Plan, settings: Settings, task: Task, info: EngineInfo) -> Coverage:
     """How much of the space of a task was measured before."""
     model = task.space.model
+    first, *further = read_demands(project, model, allow_outside=settings.allow_outside)
     records = records_of(
         project,
         task,
+        first,
         every_shape(read_mixes(project, model, allow_outside=settings.allow_outside)),
         info,
         plan.machine,
@@ -268,8 +271,9 @@ def _before(project: Project, plan: Plan, settings: Settings, task: Task, info: 
     )
     spec, load_search = project.spec.asked_of(model), load_search_of(settings)
     objective = dict(spec.objective) if isinstance(spec.objective, dict) else spec.objective
-    first, *_ = read_demands(project, model, allow_outside=settings.allow_outside)
-    return coverage(records.all_in(task.space), lambda: load_search(first, spec.slo, objective))
+    found = coverage(records.all_in(task.space), lambda: load_search(first, spec.slo, objective))
+    # What candidates do under further workloads is measured every time.
+    return Coverage(wholly=0, partly=found.wholly + found.partly) if further else found
 
 
 def _estimate(task: Task, settings: Settings, trials: tuple[Trial, ...], before: Coverage) -> Estimate:

@@ -8,7 +8,8 @@ A program for tests: `python announced.py tune …`. Every event becomes a line 
 - `TEST_GATES=FOLDER`: before each step of trial N it waits until there is a file FOLDER/N.
 - `TEST_CLOCK_JUMPS=S`: 0.1 s after the first load of a step begins, the wall clock of tritonc jumps by S
   seconds.
-- `TEST_SAME_MACHINE=1`: the machine never seems to have changed, however busy others keep it.
+- `TEST_SAME_MACHINE=1`: the machine never seems to have changed, nor a load to want more windows, however busy
+  others keep it.
 """
 
 from __future__ import annotations
@@ -45,9 +46,11 @@ def main() -> None:
         stage, _, number = where.partition(":")
         hold(stage, int(number))
     if os.environ.get("TEST_SAME_MACHINE"):
+        from tritonc.tuner import load_search
         from tritonc.tuner.reference import ReferenceWatch
 
         ReferenceWatch.change = lambda _watch, _seen: None  # type: ignore[method-assign]
+        load_search.PRECISION = float("inf")
     announce_events(clock, jump_s)
     from tritonc.cli import main as tritonc
 

