@@ -91,7 +91,7 @@ class ArrivalTrace:
         later = self.times_s[first:] - self.times_s[first]
         times = np.concatenate([later, self.times_s[:first] + (self.length_s - self.times_s[first])])
         ahead = np.arange(len(times)) - self.rate * times
-        count = min(len(times), max(1, math.ceil(self.length_s / longest_s - 1e-9)))
+        count = max(1, math.ceil(self.length_s / longest_s - 1e-9))
         width = self.length_s / count
         cuts = [0.0, *(_emptiest(times, ahead, part * width, width / 4) for part in range(1, count))]
         ends = [*cuts[1:], self.length_s]

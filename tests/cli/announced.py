@@ -8,8 +8,8 @@ A program for tests: `python announced.py tune …`. Every event becomes a line 
 - `TEST_GATES=FOLDER`: before each step of trial N it waits until there is a file FOLDER/N.
 - `TEST_CLOCK_JUMPS=S`: 0.1 s after the first load of a step begins, the wall clock of tritonc jumps by S
   seconds.
-- `TEST_SAME_MACHINE=1`: the machine never seems to have changed, nor a load to want more windows, however busy
-  others keep it.
+- `TEST_SAME_MACHINE=1`: the machine never seems to have changed, nor does a load want more windows, however
+  busy others keep it.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.cli.test_tune_faults import ANNOUNCED, SPEC
 from tests.conftest import ProjectFolder
 from tests.models import mlp
 from tritonc.schemas.lock_file import read_lock
+from tritonc.tuner import load_search
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
@@ -24,6 +26,12 @@ SECOND = SPEC.replace("max_batch_size: [1, 2, 4]", "max_batch_size: [2, 3, 4]").
 @pytest.fixture(autouse=True)
 def own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def enough_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `TEST_SAME_MACHINE` has it: no load wants more windows, however busy the machine is."""
+    monkeypatch.setattr(load_search, "PRECISION", math.inf)
 
 
 @pytest.fixture

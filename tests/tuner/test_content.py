@@ -107,7 +107,6 @@ def test_the_order_of_keys_in_the_spec_changes_nothing(keys: Callable[..., tuple
         changed("models/mlp/objective", "latency"),
         changed("models/mlp/accuracy", {"rtol": 0.5}),
         changed("models/mlp/workload/max_concurrency", 64),
-        changed("models/mlp/workload", {"arrival": "poisson", "rate": 20, "max_rate": 90}),
         changed("search", {"instance_count": [1, 2, 3], "max_queue_delay_microseconds": [0, 100]}),
         changed("targets", {"machine": SPEC["targets"]["cpu"]}),
         changed("targets/cpu/price_per_hour", 2.5),
@@ -122,6 +121,7 @@ CONTENT = [
     changed("models/mlp/data/x/range", [0, 1]),
     changed("models/mlp/data/x", {"constant": 0.5}),
     changed("models/mlp/source", "other.onnx"),
+    changed("models/mlp/workload", {"arrival": "poisson", "rate": 20, "max_rate": 90}),
     changed("models/mlp/parameters/a", "3"),
     changed("models/mlp/config", {"response_cache": {"enable": True}}),
 ]

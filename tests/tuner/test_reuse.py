@@ -87,7 +87,7 @@ class Here:
 
 @pytest.fixture
 def same_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine never seems to have changed, nor a load to want more windows, however busy others keep it."""
+    """The machine never seems to have changed, nor does a load want more windows, however busy it is."""
     monkeypatch.setattr(ReferenceWatch, "change", lambda _watch, _seen: None)
     monkeypatch.setattr(load_search, "PRECISION", math.inf)
 
