@@ -30,6 +30,9 @@ REQUESTS = 1000
 
 _MENDABLE = ("avg_queue_ms", "sustained")
 """Limits, apart from those of latency, that a smaller load can mend."""
+_SHARE_OF_LATER_ROUNDS = 1 / 3
+"""Of the requests of each of the first. What keeps a race open after those is how much visits differ, on a
+machine that changes; more visits tell that, longer ones do not."""
 _TRIES = 6
 """Loads tried at most in one turn, each at least about a seventh below the one before."""
 
@@ -191,7 +194,8 @@ def race(
     for number in range(1, LAST_LOOK + 1):
         for runner in turns if number % 2 else reversed(turns):
             on_turn(runner.entrant, number)
-            _turn(runner, number, measuring, math.ceil(requests / FIRST_LOOK))
+            share = 1 if runner.is_short else _SHARE_OF_LATER_ROUNDS
+            _turn(runner, number, measuring, math.ceil(share * math.ceil(requests / FIRST_LOOK)))
         measured = [runner for runner in runners if runner.failure is None]
         short = [runner for runner in measured if runner.is_short]
         turns = short if is_front else _next_turns(measured, measuring)

@@ -109,6 +109,16 @@ def test_rounds_are_added_where_noise_hides_a_lead():
     assert FIRST_LOOK < max(number for _, number in turns_of(stand, entrants())) <= LAST_LOOK
 
 
+def test_added_rounds_take_a_third_of_the_requests():
+    stand = Surface({SLOW: 100.0, FAST: 104.0}, {SLOW: 2.0, FAST: 2.0})
+    stand.noise = 0.05
+    finishers, _ = race(entrants(), stand, on_turn=lambda *_: None)
+    for finisher in finishers:
+        rounds = len(finisher.contender.scores)
+        assert finisher.measurement.requests == 334 * FIRST_LOOK + 112 * (rounds - FIRST_LOOK)
+    assert max(len(finisher.contender.scores) for finisher in finishers) > FIRST_LOOK
+
+
 def test_no_round_is_added_where_nobody_leads():
     stand = Surface({SLOW: 100.0, FAST: 60.0}, {SLOW: 2.0, FAST: 2.0})
     stand.noise = 0.15
