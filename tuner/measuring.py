@@ -199,6 +199,7 @@ class StandMeasuring:
     def _capacity(self, candidate: Candidate, known: Known) -> Capacity | Failure:
         """The outcome, measured as far as it is not known."""
         is_first = candidate == self._baseline and known.noise is None
+        was_loaded = self._stand.has(candidate)
 
         def measure(server: Server, loaded_s: float) -> Capacity | Failure:
             capacity = measure_capacity(
@@ -214,7 +215,11 @@ class StandMeasuring:
                 known=known,
                 noise_windows=WINDOWS if is_first else 0,
             )
-            if isinstance(capacity, Failure) or candidate != self._baseline:
+            if isinstance(capacity, Failure):
+                return capacity
+            if was_loaded:
+                capacity = replace(capacity, seconds=replace(capacity.seconds, load=0.0))
+            if candidate != self._baseline:
                 return capacity
             self._noise = capacity.noise or self._noise
             return self._with_one_client(server, capacity, known)

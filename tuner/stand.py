@@ -116,6 +116,10 @@ class Stand:
         self._instances = _children(server.pid) - before
         return server, self._loaded_s
 
+    def has(self, candidate: Candidate) -> bool:
+        """Whether a candidate is loaded, so that `serve` takes no time."""
+        return candidate == self._loaded or candidate in self._together
+
     def serve_together(self, candidates: Sequence[Candidate]) -> None:
         """Loads candidates of one target side by side, in the place of what was there.
 

@@ -145,6 +145,15 @@ def test_contenders_are_loaded_side_by_side_and_have_the_memory_that_each_took_a
         assert (here.starts, here.warnings) == ([False], [])
 
 
+def test_a_candidate_that_is_loaded_already_takes_no_time_to_load(tmp_path: Path):
+    with measured(tmp_path) as here:
+        first, second = (here.measuring.capacity(here.candidates[1]) for _ in range(2))
+        assert not isinstance(first, Failure)
+        assert not isinstance(second, Failure)
+        assert first.seconds.load > 0 == second.seconds.load
+        assert second.measurement.load_s > 0
+
+
 def test_what_was_loaded_before_takes_no_memory_while_it_leaves_and_yields_to_others(tmp_path: Path):
     with measured(tmp_path) as here:
         first, second, *_ = here.candidates
