@@ -37,11 +37,6 @@ search:
 """
 
 
-@pytest.fixture(autouse=True)
-def own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.fixture
 def p(project: Any) -> ProjectFolder:
     folder: ProjectFolder = project({"spec.yaml": SPEC, "models/mlp.onnx": mlp()})
@@ -108,9 +103,10 @@ def test_a_trace_is_carried_at_its_rate_and_its_rate_is_raised(p: ProjectFolder)
     [decision] = read_lock(p.path("spec.lock.yaml")).decisions
     measured = decision.chosen.measurement
     assert measured.load.rate == pytest.approx(400)
-    assert measured.throughput.value == pytest.approx(400, rel=0.1)
-    assert measured.offered_rate == pytest.approx(400, rel=0.1)
+    assert measured.throughput.value == pytest.approx(400, rel=0.02)
+    assert measured.offered_rate == pytest.approx(400, rel=0.02)
     assert (decision.slo_met, measured.sustained) == (True, True)
+    assert all("load generator" in warning for warning in measured.warnings)  # late, on a busy machine
     digest = measured.load.distribution.trace[:12]
     assert f"400 requests/s of trace {digest}" in p.path("build/cpu/mlp/config.pbtxt").read_text()
     assert p.run("build", "--check").exit_code == 0
@@ -127,7 +123,7 @@ def test_every_workload_has_to_hold_and_a_miss_is_named_by_its_workload(p: Proje
     assert done.exit_code == 1, done.stderr
     [decision] = read_lock(p.path("spec.lock.yaml")).decisions
     assert not decision.slo_met
-    assert "workload 3: p99_latency_ms" in decision.chosen.missed
+    assert list(decision.chosen.missed) == ["workload 3: p99_latency_ms"]
     assert decision.chosen.measurement.load.kind == "closed"
     assert decision.chosen.measurement.latency_ms["p99"].value < 60
     steadily, crowded = decision.chosen.further

@@ -41,11 +41,6 @@ search:
 """
 
 
-@pytest.fixture(autouse=True)
-def own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.fixture
 def p(project: Any) -> ProjectFolder:
     folder: ProjectFolder = project({"spec.yaml": SPEC, "mlp.onnx": mlp(), "softmax.onnx": softmax()})

@@ -61,11 +61,6 @@ search:
 ANNOUNCED = (str(Path(__file__).with_name("announced.py")),)
 
 
-@pytest.fixture(autouse=True)
-def own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.fixture
 def p(project: Any, monkeypatch: pytest.MonkeyPatch) -> ProjectFolder:
     """A project of three equally fast candidates, with its own folder for temporary files."""

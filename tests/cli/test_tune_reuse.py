@@ -24,11 +24,6 @@ SECOND = SPEC.replace("max_batch_size: [1, 2, 4]", "max_batch_size: [2, 3, 4]").
 
 
 @pytest.fixture(autouse=True)
-def own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-@pytest.fixture(autouse=True)
 def enough_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """As `TEST_SAME_MACHINE` has it: no load wants more windows, however busy the machine is."""
     monkeypatch.setattr(load_search, "PRECISION", math.inf)

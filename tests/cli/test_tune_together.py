@@ -41,11 +41,6 @@ together: {a: 0.7, b: 0.3}
 """
 
 
-@pytest.fixture(autouse=True)
-def own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.fixture
 def p(project: Any) -> ProjectFolder:
     folder: ProjectFolder = project({"spec.yaml": SPEC, "a.onnx": mlp(), "b.onnx": mlp(seed=1)})
