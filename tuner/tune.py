@@ -46,7 +46,8 @@ class Estimate:
 
     Attributes:
         finished: trials that earlier runs finished.
-        seconds: for the trials to come and the confirmation.
+        seconds: for the trials to come, those first that were measured before and take none, and for the
+            confirmation.
         is_measured: whether `seconds` rests on trials of this project.
         before: how much of the space was measured before, in whichever study.
     """
@@ -281,13 +282,14 @@ def _estimate(task: Task, settings: Settings, trials: tuple[Trial, ...], before:
     each = sum(seconds) / len(seconds) if seconds else _TYPICAL_TRIAL_S
     wanted = min(settings.trials, len(task.space))
     missing = max(0, wanted - len(trials))
+    to_measure = max(0, wanted - max(len(trials), before.wholly))
     return Estimate(
         model=task.space.model,
         target=task.space.target,
         candidates=len(task.space),
         trials=wanted,
         finished=len(trials),
-        seconds=missing * each + _TYPICAL_CONFIRMATION_S if missing else 0.0,
+        seconds=to_measure * each + _TYPICAL_CONFIRMATION_S if missing else 0.0,
         is_measured=bool(seconds),
         before=before,
     )

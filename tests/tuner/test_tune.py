@@ -13,8 +13,10 @@ from tests.models import mlp
 from tritonc.compiler.project import Project, open_project
 from tritonc.schemas.lock import Lock
 from tritonc.schemas.lock_file import write_lock
+from tritonc.tuner.coverage import Coverage
 from tritonc.tuner.job import lock_to_extend
-from tritonc.tuner.tune import build
+from tritonc.tuner.plan import Settings, plan_of
+from tritonc.tuner.tune import _estimate, build
 
 SPEC = """\
 apiVersion: tritonc/v1
@@ -50,6 +52,15 @@ def test_what_is_locked_is_built(p: ProjectFolder):
     built, not_built = build(project, locked(project), p.path("build"))
     assert (list(built), not_built) == (["cpu"], None)
     assert "count: 1" in p.path("build/cpu/other/config.pbtxt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("known", "seconds"), [(0, 3 * 10.0 + 30.0), (2, 10.0 + 30.0), (9, 30.0)], ids=["nothing", "some", "all"]
+)
+def test_what_was_measured_before_takes_no_time_in_an_estimate(p: ProjectFolder, known: int, seconds: float):
+    task, *_ = plan_of(open_project(p.path("spec.yaml")), Settings(), models=["mlp"]).tasks
+    estimate = _estimate(task, Settings(trials=3), (), Coverage(wholly=known, partly=1))
+    assert (estimate.seconds, estimate.trials) == (seconds, 3)
 
 
 def test_a_lock_of_another_spec_is_not_added_to(p: ProjectFolder):
