@@ -148,7 +148,7 @@ class Bench:
     Attributes:
         data: what the load generator sends.
         inputs: what outputs are compared on: those of each shape that clients send.
-        seed: of the times of Poisson arrivals, and of the order in which a trace is replayed.
+        seed: of the times of Poisson arrivals.
         load_search: decides which loads a candidate is put under.
         price_per_hour: of the target, for cost.
         max_batch_size: of an ensemble, the same for all candidates; None: it is a knob.
@@ -260,13 +260,14 @@ def take_sample(
         min_requests: how many requests; at least one window is run.
         cap_s: no further window is begun after this many seconds.
         seed: of Poisson arrivals, other than the bench's.
-        window_s: of the first window, and of others at least.
+        window_s: of the first window; others last as long as what is missing, and `WINDOW_S` at least, unless
+            the first was shorter.
         leaving: as in `measure_capacity`.
         replayed: how many windows of a trace the candidate has seen.
     """
     trial = _Trial(server, model, bench, 0, lambda _load: None, seed, leaving=leaving, replayed=replayed)
     began = time.monotonic()
-    shortest_s = window_s
+    shortest_s = min(window_s, WINDOW_S)
     if isinstance(load, OpenLoad):
         window_s = min(_FIXED_S, max(window_s, min_requests / load.rate))
     samples: list[Sample] = []

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from tritonc.compiler.candidate import Candidate
+from tritonc.schemas.errors import SetupError
 from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement
 from tritonc.tuner import objective
 from tritonc.tuner.engines import Server, ServerFailure
@@ -188,13 +189,16 @@ class StandMeasuring:
         return _with_step(found, self._one_client, known)
 
     def _keep(self, candidate: Candidate, found: Capacity | Failure, before: Mapping[Load, Recorded]) -> None:
-        """Keeps what was measured now."""
-        if isinstance(found, Failure):
-            self._records.keep_failure(candidate, found)
-            return
-        steps = zip(found.steps, found.windows, strict=True)
-        new = [(step, windows) for step, windows in steps if windows and not _is_recorded(step, before)]
-        self._records.keep(candidate, new, found.noise, is_verified=bool(self._references))
+        """Keeps what was measured now for other studies; a file that cannot be written costs only them."""
+        try:
+            if isinstance(found, Failure):
+                self._records.keep_failure(candidate, found)
+                return
+            steps = zip(found.steps, found.windows, strict=True)
+            new = [(step, windows) for step, windows in steps if windows and not _is_recorded(step, before)]
+            self._records.keep(candidate, new, found.noise, is_verified=bool(self._references))
+        except SetupError as err:
+            self._warn(f"warning: other studies will measure {candidate.id} again: {err}")
 
     def _capacity(self, candidate: Candidate, known: Known) -> Capacity | Failure:
         """The outcome, measured as far as it is not known."""
@@ -417,11 +421,12 @@ def _with_step(capacity: Capacity, load: Load, known: Known) -> Capacity | None:
 
 
 def _window_s(load: Load, requests: int, rate: float) -> float:
-    """How long `requests` requests take, at least; a growing queue (open loop) needs time to show."""
+    """How long windows are that see `requests` requests together; a growing queue (open loop) needs time."""
     if not isinstance(load, ClosedLoad) or rate <= 0:
         return WINDOW_S
     ramp = load.concurrency  # does not count: `Window.ramp`
-    return min(_LONGEST_WINDOW_S, max(_SHORTEST_SAMPLE_S, (_MARGIN * requests + ramp) / rate))
+    windows = math.ceil(_MARGIN * requests / rate / _LONGEST_WINDOW_S)
+    return min(_LONGEST_WINDOW_S, max(_SHORTEST_SAMPLE_S, (_MARGIN * requests / windows + ramp) / rate))
 
 
 def _as_alone(sample: Sample, alone: Measurement) -> Sample:

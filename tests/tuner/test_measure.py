@@ -213,6 +213,17 @@ def test_a_fixed_load_is_kept_up_until_there_are_enough_requests(served: Served,
     assert found.throughput.value == pytest.approx(4 * found.requests / found.duration_s, rel=0.2)
 
 
+def test_windows_after_the_first_last_as_long_as_what_is_missing(served: Served, tmp_path: Path) -> None:
+    proto = models.identity(dims=("batch", 1, WIDTH))
+    model, load, its = served.load(proto, config(proto)), ClosedLoad(concurrency=2), bench(tmp_path)
+    first = take_sample(served.server, model, its, load, 1, window_s=3.0)
+    assert not isinstance(first, Failure)
+    whole = take_sample(served.server, model, its, load, round(1.3 * first.requests), window_s=3.0)
+    assert not isinstance(whole, Failure)
+    assert whole.requests >= 1.3 * first.requests - 1
+    assert 1 < sum(each.duration_s for each in whole.windows) / whole.windows[0].duration_s < 2
+
+
 def test_an_open_load_offers_what_was_asked(served: Served, tmp_path: Path) -> None:
     proto = models.identity(dims=("batch", 1, WIDTH))
     model = served.load(proto, config(proto))

@@ -122,6 +122,17 @@ def faster(folder: Path, by: float) -> None:
     store.write("content", rows)
 
 
+def test_a_trial_outlives_a_file_that_cannot_be_written(tmp_path: Path):
+    with serving(tmp_path) as here:
+        study = here.study()
+        broken = "no database any more, but long enough to be taken for one" * 100
+        study._on_load = lambda *_: (tmp_path / "measurements.db").write_text(broken)
+        [found] = here.measured(study, here.candidates[1])
+        assert found.steps
+        [warning] = here.said
+        assert warning.startswith(f"warning: other studies will measure {here.candidates[1].id} again: ")
+
+
 @pytest.mark.usefixtures("same_machine")
 def test_another_study_measures_what_is_missing_and_looks_at_the_machine_once(tmp_path: Path):
     with serving(tmp_path) as here:

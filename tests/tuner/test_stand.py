@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -20,7 +21,7 @@ from tritonc.schemas.measurement import ClosedLoad, Failure, Measurement
 from tritonc.tuner.engines import engine_named
 from tritonc.tuner.inputs import read_inputs
 from tritonc.tuner.measure import Bench
-from tritonc.tuner.measuring import StandMeasuring
+from tritonc.tuner.measuring import StandMeasuring, _window_s
 from tritonc.tuner.perf_analyzer import LoadData, perf_analyzer_at
 from tritonc.tuner.stand import Stand
 
@@ -180,6 +181,14 @@ def test_contenders_go_on_one_by_one_where_the_server_that_had_them_all_is_kille
         for candidate in known:
             assert memory_of(here, candidate)
             assert here.stand.name_of(candidate) == "mlp"
+
+
+@pytest.mark.parametrize("rate", [2.0, 25.0, 60.0, 5000.0])
+def test_a_window_holds_its_share_of_the_requests_and_little_more(rate: float):
+    each_s = _window_s(ONE_CLIENT, 334, rate)
+    windows = math.ceil(334 / (rate * each_s - 1))
+    assert 334 <= windows * (rate * each_s - 1) <= max(1.3 * 334, rate * 0.4)
+    assert each_s <= 10.0
 
 
 def test_contenders_that_do_not_fit_together_are_loaded_one_by_one(tmp_path: Path):
