@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy.linalg import cho_solve
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
+from scipy.stats import Covariance, multivariate_normal
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Kernel
@@ -28,6 +29,7 @@ from tritonc.tuner.encoding import LOAD_COLUMNS
 Floats = npt.NDArray[np.float64]
 Optimizer = Callable[[Any, Floats, Floats], tuple[Floats, float]]
 
+_JITTER = 1e-8  # variance that keeps matrices of equal rows positive definite
 _BIAS = 25.0  # variance of the level of a logarithm, about which nothing is known: a factor of e ** 5
 _STEPS = 25  # of L-BFGS-B
 _LENGTHS = {"candidate": 1.0, "load": 1.5, "rest": 1.0}  # the columns of an Encoding are about 1 wide
@@ -128,13 +130,18 @@ class Structured(Kernel):  # type: ignore[misc]
         """The covariances of rows, with their gradient by `theta` where asked for."""
         if eval_gradient:
             return self._with_gradient(X)
+        of_candidate, of_load, (variance, length, _) = self._parts()
+        candidates, candidate_of = _alike(X[:, of_candidate[-1]])
+        loads, load_of = _alike(X[:, of_load[-1]])
         other = X if Y is None else Y
-        total = np.full((len(X), len(other)), _BIAS)
-        for variance, length, some in self._parts():
-            squares = cdist(X[:, some] / length, other[:, some] / length, "sqeuclidean")
-            total += variance * _matern(squares)[0]
-        knobs = slice(0, self.knobs)
-        total += self.own * (cdist(X[:, knobs], other[:, knobs], "sqeuclidean") < _SAME)
+        apart = cdist(candidates, other[:, of_candidate[-1]], "sqeuclidean")
+        away = cdist(loads, other[:, of_load[-1]], "sqeuclidean")
+        squares = apart[candidate_of] + away[load_of]
+        total = variance * _matern(squares / float(length[0]) ** 2)
+        total += (_BIAS + self.own * (apart < _SAME) + _covariances(candidates, other, *of_candidate))[
+            candidate_of
+        ]
+        total += _covariances(loads, other, *of_load)[load_of]
         return total + self.noise * np.eye(len(X)) if Y is None else total
 
     def _with_gradient(self, rows: Floats) -> tuple[Floats, Floats]:
@@ -145,7 +152,8 @@ class Structured(Kernel):  # type: ignore[misc]
         gradients: list[Floats] = []
         for variance, length, some in self._parts():
             scaled = differences[:, :, some] / length**2
-            value, slope = _matern(scaled.sum(axis=2))
+            squares = scaled.sum(axis=2)
+            value, slope = _matern(squares), _matern_slope(squares)
             total += variance * value
             by_length = variance * slope[:, :, None] * scaled
             if len(length) < scaled.shape[2]:
@@ -188,11 +196,27 @@ def _spreads(knobs: int) -> Floats:
     return np.array([*rows, _VARIANCE_SPREAD, *length, _VARIANCE_SPREAD, _NOISE_SPREAD])
 
 
-def _matern(squares: Floats) -> tuple[Floats, Floats]:
-    """Matérn 5/2 of squared distances, and its derivative by a logarithmic length over the scaled square."""
+def _alike(rows: Floats) -> tuple[Floats, npt.NDArray[np.intp]]:
+    """The different ones among rows, and which of them each row is: a table has each candidate many times."""
+    different, which = np.unique(rows, axis=0, return_inverse=True)
+    return different, np.ravel(which)
+
+
+def _covariances(rows: Floats, others: Floats, variance: float, length: Floats, some: slice) -> Floats:
+    """Of rows that have the columns `some` alone, and others that have all."""
+    return variance * _matern(cdist(rows / length, others[:, some] / length, "sqeuclidean"))
+
+
+def _matern(squares: Floats) -> Floats:
+    """Matérn 5/2 of squared distances."""
     distance = np.sqrt(5 * squares)
-    decay = np.exp(-distance)
-    return (1 + distance + distance**2 / 3) * decay, 5 / 3 * (1 + distance) * decay
+    return np.asarray((1 + distance + 5 / 3 * squares) * np.exp(-distance))
+
+
+def _matern_slope(squares: Floats) -> Floats:
+    """The derivative of that by a logarithmic length, over the scaled square of the distance along it."""
+    distance = np.sqrt(5 * squares)
+    return np.asarray(5 / 3 * (1 + distance) * np.exp(-distance))
 
 
 class _WithPriors(GaussianProcessRegressor):  # type: ignore[misc]
@@ -260,11 +284,18 @@ class Gaussian:
             return learned
         return _fitted(learned.kernel_, rows, values, variances, None)
 
-    def evidence(self, rows: Floats, values: Floats, variances: Floats) -> float:
-        """Logarithm of the probability density of measurements before anything was learned from them."""
+    def evidence(self, rows: Floats, values: Floats, variances: Floats) -> Floats:
+        """Logarithms of the probability density of measurements before anything was learned from them.
+
+        Args:
+            rows: one a measurement.
+            values: a row for each way in which these may lie about what was expected.
+            variances: as for `fit`.
+        """
         with _LIBRARIES.limit(limits=1):
-            model = _fitted(self._expected, rows, values, variances, None)
-        return float(model.log_marginal_likelihood_value_)
+            covariance = self._expected(rows) + np.diag(variances + _JITTER)
+            root = Covariance.from_cholesky(np.linalg.cholesky(covariance))
+            return np.asarray(multivariate_normal.logpdf(np.atleast_2d(values), cov=root))
 
     def predict(self, rows: Floats) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the quantity itself, without the noise of a measurement."""
@@ -293,7 +324,7 @@ class Gaussian:
 def _fitted(
     kernel: Structured, rows: Floats, values: Floats, variances: Floats, optimizer: Optimizer | None
 ) -> _WithPriors:
-    model = _WithPriors(kernel, alpha=variances + 1e-8, optimizer=optimizer)
+    model = _WithPriors(kernel, alpha=variances + _JITTER, optimizer=optimizer)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(rows, values)

@@ -123,10 +123,8 @@ class Surrogate:
         values = np.array([value for value, _ in known])
         variances = np.array([variance for _, variance in known])
         model = Gaussian(self.encoding.knobs, PRIORS["throughput"])
-        evidence = [
-            model.evidence(table.rows, values - table.expected_throughput(law), variances) for law in LAWS
-        ]
-        return LAWS[int(np.argmax(evidence))]
+        about = np.array([values - table.expected_throughput(law) for law in LAWS])
+        return LAWS[int(np.argmax(model.evidence(table.rows, about, variances)))]
 
     def _expected(self, name: str, table: Table) -> Floats:
         """What is expected before measuring: informed gains, saturation, and what another study showed."""
