@@ -38,10 +38,11 @@ from tritonc.compiler.space import Space, space_for
 from tritonc.schemas.lock import KnobValue
 from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Measurement
 from tritonc.schemas.spec import ClosedWorkload, Slo
+from tritonc.tuner.bench import Bench
+from tritonc.tuner.capacity import Capacity, Known
 from tritonc.tuner.demand import read_demands
 from tritonc.tuner.engines import engine_named
 from tritonc.tuner.inputs import read_inputs
-from tritonc.tuner.measure import Bench, Capacity, Known
 from tritonc.tuner.measuring import StandMeasuring
 from tritonc.tuner.noise import NoiseFloor
 from tritonc.tuner.perf_analyzer import LoadData, perf_analyzer_at

@@ -208,8 +208,8 @@ def record(name: str, folder: Path, seed: int) -> Surface:
     from tritonc.compiler.project import open_project
     from tritonc.tuner.engines import engine_named
     from tritonc.tuner.events import Event, SearchEnded, TrialFinished
-    from tritonc.tuner.optuna_search import Trial
     from tritonc.tuner.plan import Settings, plan_of
+    from tritonc.tuner.trial import Trial
     from tritonc.tuner.tune import tune
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -239,7 +239,7 @@ def record(name: str, folder: Path, seed: int) -> Surface:
 
 def surface_of(name: str, trials: Sequence[object], baseline: Candidate) -> Surface:
     """The table of all trials of a grid."""
-    from tritonc.tuner.optuna_search import Trial
+    from tritonc.tuner.trial import Trial
 
     outcomes: dict[tuple[Candidate, Load], Measurement | Failure] = {}
     for trial in trials:

@@ -38,6 +38,7 @@ from tritonc.compiler.joint import joined, members_of
 from tritonc.compiler.project import Project, open_project
 from tritonc.schemas.lock import Decision
 from tritonc.schemas.measurement import ClosedLoad, Failure, Load
+from tritonc.tuner.bench import Bench
 from tritonc.tuner.demand import read_demands
 from tritonc.tuner.engines import engine_named
 from tritonc.tuner.events import Decided, Event, SearchEnded, StudyStarted, Warned
@@ -45,7 +46,6 @@ from tritonc.tuner.inputs import read_inputs
 from tritonc.tuner.job import measured_with
 from tritonc.tuner.joint_measurement import Together
 from tritonc.tuner.joint_worth import JOINT_LOAD, Member
-from tritonc.tuner.measure import Bench
 from tritonc.tuner.measuring import StandMeasuring
 from tritonc.tuner.perf_analyzer import LoadData, PerfAnalyzer
 from tritonc.tuner.plan import Settings, plan_of

@@ -35,9 +35,10 @@ from tritonc.schemas.lock import Decision
 from tritonc.tuner.engines import engine_named
 from tritonc.tuner.events import Event, SearchEnded, TrialFinished
 from tritonc.tuner.measure import WINDOW_S
-from tritonc.tuner.optuna_search import OptunaSearch, Trial
+from tritonc.tuner.optuna_search import OptunaSearch
 from tritonc.tuner.perf_analyzer import PerfAnalyzer
 from tritonc.tuner.plan import Settings, plan_of
+from tritonc.tuner.trial import Trial
 from tritonc.tuner.tune import tune
 
 WALL_LIMIT = 2.0

@@ -30,7 +30,7 @@ from tritonc.tuner.events import (
     Warned,
 )
 from tritonc.tuner.objective import Objective, held_memory_bytes, weights_of
-from tritonc.tuner.optuna_search import Trial, best_of
+from tritonc.tuner.trial import Trial, best_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -10,7 +10,7 @@ from tritonc.schemas.lock import Decision
 from tritonc.schemas.measurement import EngineInfo, Hardware, Load
 from tritonc.tuner.noise import NoiseFloor
 from tritonc.tuner.objective import Objective
-from tritonc.tuner.optuna_search import Trial
+from tritonc.tuner.trial import Trial
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement
 from tritonc.tuner import objective
+from tritonc.tuner.bench import Bench
+from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known
 from tritonc.tuner.further_workloads import UnderEach, further_in, named
 from tritonc.tuner.loads import load_to_hold
-from tritonc.tuner.measure import NOTHING_KNOWN, Bench, Capacity, Known
 from tritonc.tuner.measuring import StandMeasuring
 from tritonc.tuner.sample import Sample
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from tritonc.schemas.lock import Digests
 from tritonc.schemas.measurement import EngineInfo, Hardware
 from tritonc.schemas.spec import EnsembleSpec, ModelSpec
+from tritonc.tuner.capacity import Capacity
 from tritonc.tuner.engines import EngineDescription
 from tritonc.tuner.hardware import Pinning
-from tritonc.tuner.measure import Capacity
 
 _EMBEDDED = "embedded"
 _SHORT_EXECUTION_MS = 2.0

@@ -11,9 +11,10 @@ from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.measurement import Measurement
 from tritonc.tuner.confirm import Verdict, verdict_on
 from tritonc.tuner.objective import axis_scores
-from tritonc.tuner.optuna_search import Goal, Trial
+from tritonc.tuner.optuna_search import Goal
 from tritonc.tuner.pareto import Floats, is_on_front, knee, spread
 from tritonc.tuner.race import Finisher
+from tritonc.tuner.trial import Trial
 
 MEMBERS = 6
 """Candidates of a front that are measured again at most; of more those farthest from each other."""

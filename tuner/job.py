@@ -20,6 +20,8 @@ from tritonc.schemas.errors import SetupError
 from tritonc.schemas.lock import Decision, Digests, Lock
 from tritonc.schemas.lock_file import read_lock, write_lock
 from tritonc.schemas.measurement import EngineInfo, Failure, Load
+from tritonc.tuner.bench import Bench
+from tritonc.tuner.capacity import Capacity
 from tritonc.tuner.content import candidate_digest, content_digest
 from tritonc.tuner.demand import Demand, TraceDemand, read_demands, replay_note
 from tritonc.tuner.engines import Engine
@@ -49,10 +51,10 @@ from tritonc.tuner.joint_study import (
 from tritonc.tuner.joint_worth import JOINT_LOAD, Member
 from tritonc.tuner.load_search import LoadLadder, LoadSearch
 from tritonc.tuner.loads import searched_loads
-from tritonc.tuner.measure import Bench, Capacity
 from tritonc.tuner.measuring import StandMeasuring
 from tritonc.tuner.objective import Objective
-from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch, observations_in, study_names
+from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch
+from tritonc.tuner.optuna_storage import observations_in, study_names
 from tritonc.tuner.perf_analyzer import LoadData, PerfAnalyzer, perf_analyzer_at
 from tritonc.tuner.plan import Plan, SamplerName, Settings, Task
 from tritonc.tuner.points import joint_starting_points

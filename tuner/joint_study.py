@@ -17,14 +17,15 @@ from tritonc.compiler.selection import served_result
 from tritonc.schemas.lock import Configuration, Decision, Result
 from tritonc.schemas.measurement import Failure, Interval, Load, Measurement
 from tritonc.schemas.spec import Slo
+from tritonc.tuner.capacity import Capacity
 from tritonc.tuner.joint_measurement import members_in
 from tritonc.tuner.joint_worth import JOINT_LOAD, Member
-from tritonc.tuner.measure import Capacity
 from tritonc.tuner.objective import missed, score, soft_cost
-from tritonc.tuner.optuna_search import Goal, OptunaSearch, Trial
+from tritonc.tuner.optuna_search import Goal, OptunaSearch
 from tritonc.tuner.race import Finisher
 from tritonc.tuner.search import Observation
 from tritonc.tuner.study import Evidence, Outcome
+from tritonc.tuner.trial import Trial
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 from tritonc.schemas.measurement import ClosedLoad, Failure, Load
 from tritonc.schemas.spec import ClosedWorkload
+from tritonc.tuner.capacity import Known
 from tritonc.tuner.engines import Server
 from tritonc.tuner.joint_worth import Loads, Members, Samples, Visits
 from tritonc.tuner.load_search import HOPELESS, LoadSearch, latency_excess
-from tritonc.tuner.measure import Known, take_sample
+from tritonc.tuner.measure import take_sample
 from tritonc.tuner.objective import latency_limits
 from tritonc.tuner.sample import Sample
 from tritonc.tuner.statistics import settled

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from tritonc.compiler.joint import named
 from tritonc.schemas.measurement import ClosedLoad, Interval, Load, Measurement
+from tritonc.tuner.bench import Bench
 from tritonc.tuner.joint_measurement import Together, members_in
-from tritonc.tuner.measure import Bench
 from tritonc.tuner.measuring import StandMeasuring
 from tritonc.tuner.objective import weights_of
 from tritonc.tuner.race import is_mendable

@@ -8,27 +8,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from tritonc.schemas.errors import LoadGeneratorError
-from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement, OpenLoad
-from tritonc.schemas.spec import Accuracy, ClosedWorkload, Slo
+from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, OpenLoad
+from tritonc.schemas.spec import ClosedWorkload
 from tritonc.tuner.arrivals import Arrivals
-from tritonc.tuner.demand import Demand, traces_of
+from tritonc.tuner.bench import Bench
+from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known, Seconds
+from tritonc.tuner.demand import traces_of
 from tritonc.tuner.engines import Server, ServerFailure, Statistics
 from tritonc.tuner.faults import fault
-from tritonc.tuner.inputs import Inputs
 from tritonc.tuner.load_search import LoadSearch
 from tritonc.tuner.noise import NoiseFloor, noise_floor
 from tritonc.tuner.objective import (
-    Objective,
     latency_limits,
     lowered,
-    objective_value,
     soft_cost,
     soft_violations,
     violations,
-    weights_of,
 )
-from tritonc.tuner.perf_analyzer import LoadData, NoWindow, PerfAnalyzer
-from tritonc.tuner.recorded import Recorded, Reused
+from tritonc.tuner.perf_analyzer import NoWindow
 from tritonc.tuner.sample import Sample, pooled
 from tritonc.tuner.statistics import rate_stretches, settled
 from tritonc.tuner.verify import Reference, verify_all
@@ -57,126 +54,6 @@ _POLL_S = 0.05
 _FIXED_S = 10.0
 
 OnLoad = Callable[[Load | None], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Seconds:
-    """Where the wall time of a trial went; warm-up and steps are those of the load generator."""
-
-    load: float = 0.0
-    warm_up: float = 0.0
-    verify: float = 0.0
-    steps: float = 0.0
-    noise: float = 0.0
-    """Windows for the noise floor; the baseline's first trial has them."""
-    own: float = 0.0
-    """None of these: tritonc itself, and asking the server how it is."""
-
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return self.load + self.warm_up + self.verify + self.steps + self.noise + self.own
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """The largest load at which a candidate keeps the SLO, or the least violating one.
-
-    Attributes:
-        measurement: at that load.
-        steps: every load that was measured, ascending.
-        violations: by how much each hard limit is missed, relative to it; not above 0 where it is kept.
-        objective: larger is better.
-        soft: by how much each soft limit is missed, as `violations`.
-        lowered: the objective, worse by what missing soft limits costs; None where that is nothing.
-        interval: throughput within the limits, with what is not known about where these end.
-        is_cut: it was left early, as the best candidate is better at any load within the limits.
-        noise: the noise floor, with what the windows of this trial add to it; None where it is not known.
-        members: of a joint candidate: what was measured of each model, by its name.
-        further: under the second workload, the third and so on, which must hold, too; none where there are
-            none, or where the limits are missed under the first one.
-        windows: how many windows of load each step rests on; 0 for what only the warm-up saw. None of a joint
-            candidate.
-        reused: how much of this was measured before, in another study.
-    """
-
-    measurement: Measurement
-    steps: tuple[Measurement, ...]
-    slo_met: bool
-    violations: Mapping[str, float]
-    objective: float
-    seconds: Seconds = field(default_factory=Seconds)
-    interval: Interval | None = None
-    is_cut: bool = False
-    noise: NoiseFloor | None = None
-    soft: Mapping[str, float] = field(default_factory=dict)
-    lowered: float | None = None
-    members: Mapping[str, Measurement] = field(default_factory=dict)
-    further: tuple[Measurement, ...] = ()
-    windows: tuple[int, ...] = ()
-    reused: Reused | None = None
-
-    @property
-    def worth(self) -> float:
-        """By what capacities that keep the SLO are ranked."""
-        return self.objective if self.lowered is None else self.lowered
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What a study knows before it measures a candidate.
-
-    Attributes:
-        first: the load at which the candidate's limits are expected to end.
-        incumbent: the objective of the best candidate that keeps the SLO, with its interval.
-        noise: the machine's noise floor.
-        is_doubted: what was measured of the candidate before does not count, in whichever study it was.
-        loads: what was measured of it before, by load.
-    """
-
-    first: Load | None = None
-    incumbent: Interval | None = None
-    noise: NoiseFloor | None = None
-    is_doubted: bool = False
-    loads: Mapping[Load, Recorded] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What the candidates of one model are measured with, the same for all of them.
-
-    Attributes:
-        data: what the load generator sends.
-        inputs: what outputs are compared on: those of each shape that clients send.
-        seed: of the times of Poisson arrivals.
-        load_search: decides which loads a candidate is put under.
-        price_per_hour: of the target, for cost.
-        max_batch_size: of an ensemble, the same for all candidates; None: it is a knob.
-    """
-
-    generator: PerfAnalyzer
-    data: LoadData
-    inputs: tuple[Inputs, ...]
-    workload: Demand
-    slo: Slo
-    objective: Objective
-    accuracy: Accuracy
-    seed: int = 0
-    load_search: type[LoadSearch] = LoadSearch
-    price_per_hour: float = 1.0
-    max_batch_size: int | None = None
-
-    def value(self, measured: Measurement, baseline: Measurement | None) -> float:
-        """The objective, larger is better; see `objective_value`."""
-        return objective_value(self.objective, self.slo, measured, baseline, self.price_per_hour)
-
-    @property
-    def counts_energy(self) -> bool:
-        """Whether the objective is about energy."""
-        return "energy" in weights_of(self.objective)
-
-
-NOTHING_KNOWN = Known()
 
 
 def measure_capacity(

@@ -12,18 +12,11 @@ from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.errors import SetupError
 from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement
 from tritonc.tuner import objective
+from tritonc.tuner.bench import Bench
+from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known
 from tritonc.tuner.engines import Server, ServerFailure
 from tritonc.tuner.loads import is_replayed, lower_load
-from tritonc.tuner.measure import (
-    NOTHING_KNOWN,
-    WINDOW_S,
-    Bench,
-    Capacity,
-    Known,
-    measure_capacity,
-    recalled_capacity,
-    take_sample,
-)
+from tritonc.tuner.measure import WINDOW_S, measure_capacity, recalled_capacity, take_sample
 from tritonc.tuner.noise import WINDOWS, NoiseFloor
 from tritonc.tuner.recorded import Recorded, Reused, day_of
 from tritonc.tuner.records import NOTHING_BEFORE, Before, NoRecords, Records

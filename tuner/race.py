@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.joint import AFTER_MODEL, members_of
 from tritonc.schemas.measurement import Failure, Load, Measurement
+from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known, Seconds
 from tritonc.tuner.confirm import (
     CLEARLY,
     FIRST_LOOK,
@@ -22,7 +23,6 @@ from tritonc.tuner.confirm import (
 )
 from tritonc.tuner.further_workloads import first_of, further_in, is_of_further
 from tritonc.tuner.joint_measurement import members_in
-from tritonc.tuner.measure import NOTHING_KNOWN, Capacity, Known, Seconds
 from tritonc.tuner.objective import soft_cost
 
 REQUESTS = 1000

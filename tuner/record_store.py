@@ -96,7 +96,7 @@ class RecordStore:
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        """A transaction, written ahead to a log as that of the studies is (`optuna_search._Connection`)."""
+        """A transaction, written ahead to a log as that of the studies is (`optuna_storage`)."""
         try:
             with closing(sqlite3.connect(self._path, timeout=_TIMEOUT_S)) as database, database:
                 database.execute("PRAGMA journal_mode = WAL")

@@ -10,6 +10,7 @@ from typing import Generic
 from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.errors import SetupError
 from tritonc.schemas.measurement import Failure, Interval, Load, Measurement
+from tritonc.tuner.capacity import Capacity, Known
 from tritonc.tuner.events import (
     MachineChanged,
     NoiseMeasured,
@@ -19,12 +20,12 @@ from tritonc.tuner.events import (
     Warned,
 )
 from tritonc.tuner.loads import is_replayed
-from tritonc.tuner.measure import Capacity, Known
 from tritonc.tuner.noise import NoiseFloor
 from tritonc.tuner.objective import soft_cost
-from tritonc.tuner.optuna_search import OptunaSearch, Trial
+from tritonc.tuner.optuna_search import OptunaSearch
 from tritonc.tuner.race import Measuring, Sample
 from tritonc.tuner.reference import REQUESTS, ReferenceWatch
+from tritonc.tuner.trial import Trial
 
 MOST_AGAIN = 10
 """Trials that are measured again at most after a change of the machine: the best ones, which matter."""

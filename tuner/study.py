@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.lock import Configuration, Decision, Digests, Result
 from tritonc.schemas.measurement import EngineInfo, Failure, Hardware, Load, Measurement
+from tritonc.tuner.capacity import Capacity
 from tritonc.tuner.confirm import LAST_LOOK, MATTERS, Comparison, Role, Verdict, decide
 from tritonc.tuner.encoding import behaviour
 from tritonc.tuner.events import Confirming, Observer, SearchEnded, TrialStarted, Warned
 from tritonc.tuner.front import MEMBERS, Choice, choose, front_of, trials_on_front
 from tritonc.tuner.further_workloads import first_of, further_in
-from tritonc.tuner.measure import Capacity
 from tritonc.tuner.objective import axes_of, missed
-from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch, Trial
+from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch
 from tritonc.tuner.race import Entrant, Finisher, Measuring, Sample, race
 from tritonc.tuner.search import PATIENCE, SMALL_GAIN
 from tritonc.tuner.session import Session
+from tritonc.tuner.trial import Trial
 
 FINALISTS = 3
 _NEAR = 0.10

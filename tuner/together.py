@@ -22,11 +22,11 @@ from functools import partial
 from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.joint import members_of
 from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement
+from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known, Seconds
 from tritonc.tuner.engines import Server, ServerFailure
 from tritonc.tuner.joint_measurement import Together
 from tritonc.tuner.joint_trial import LONGEST_S, SHORTEST_S, WARM_UP_S, JointTrial, last_of
 from tritonc.tuner.joint_worth import JOINT_LOAD, Loads, Member, Members, Samples, Visits
-from tritonc.tuner.measure import NOTHING_KNOWN, Capacity, Known, Seconds
 from tritonc.tuner.measuring import SERVER_GONE
 from tritonc.tuner.objective import soft_cost
 from tritonc.tuner.sample import Sample

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-    from tritonc.tuner.measure import Capacity
-    from tritonc.tuner.optuna_search import Outcome
+    from tritonc.tuner.capacity import Capacity
+    from tritonc.tuner.trial import Outcome
 
 _ENVIRONMENT = {
     # No word to anybody from a person's machine.

@@ -6,10 +6,11 @@ from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.project import Project
 from tritonc.compiler.repository import compile_candidate
 from tritonc.schemas.measurement import Failure
-from tritonc.tuner.optuna_search import OptunaSearch, Trial
+from tritonc.tuner.optuna_search import OptunaSearch
 from tritonc.tuner.race import Finisher
 from tritonc.tuner.stand import Stand
 from tritonc.tuner.tracking import Tracking, TrialRun
+from tritonc.tuner.trial import Trial
 
 
 class TrialLog:

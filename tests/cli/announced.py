@@ -28,7 +28,7 @@ from typing import Any
 STAGES = {
     "verify": "tritonc.tuner.measure:verify_all",
     "store": "tritonc.tuner.optuna_search:OptunaSearch.tell",
-    "end": "tritonc.tuner.optuna_search:_close",
+    "end": "tritonc.tuner.optuna_search:close_trial",
     "log": "tritonc.tuner.tracking:Tracking.log_trial",
     "lock": "tritonc.tuner.job:write_lock",
     "build": "tritonc.tuner.tune:write_targets",

@@ -28,9 +28,9 @@ from tritonc.tuner.events import (
     Warned,
 )
 from tritonc.tuner.noise import NoiseFloor
-from tritonc.tuner.optuna_search import Trial
 from tritonc.tuner.recorded import Reused
 from tritonc.tuner.statistics import Scatter
+from tritonc.tuner.trial import Trial
 
 SPACE = small_space()
 OTHER = next(candidate for candidate in SPACE if candidate != SPACE.baseline)

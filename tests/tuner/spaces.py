@@ -11,7 +11,7 @@ from tritonc.compiler.knobs.dimension import Choice, Condition, Dimension
 from tritonc.compiler.space import Space
 from tritonc.schemas.lock import KnobValue
 from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement
-from tritonc.tuner.measure import NOTHING_KNOWN, Capacity, Known, Seconds
+from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known, Seconds
 
 
 def _dimension(

@@ -13,9 +13,9 @@ from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, OpenLoad
 from tritonc.schemas.spec import ClosedWorkload, OpenWorkload, Slo
 from tritonc.tuner import objective
+from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known
 from tritonc.tuner.every_workload import EveryWorkload
 from tritonc.tuner.further_workloads import further_in
-from tritonc.tuner.measure import NOTHING_KNOWN, Capacity, Known
 
 CANDIDATE, *_ = small_space()
 SLO = Slo(p99_latency_ms=50)

@@ -22,9 +22,11 @@ from tritonc.schemas.errors import EngineError
 from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement, OpenLoad
 from tritonc.schemas.spec import Accuracy, ClosedWorkload, OpenWorkload, Slo, Workload
 from tritonc.tuner import perf_analyzer
+from tritonc.tuner.bench import Bench
+from tritonc.tuner.capacity import Capacity, Known
 from tritonc.tuner.engines import Server, engine_named
 from tritonc.tuner.inputs import Inputs, InputSamples
-from tritonc.tuner.measure import Bench, Capacity, Known, measure_capacity, take_sample
+from tritonc.tuner.measure import measure_capacity, take_sample
 from tritonc.tuner.objective import Objective
 from tritonc.tuner.perf_analyzer import LoadData, perf_analyzer_at
 from tritonc.tuner.sample import pooled

@@ -19,14 +19,8 @@ from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.errors import SetupError
 from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, OpenLoad
 from tritonc.schemas.spec import Slo
-from tritonc.tuner.optuna_search import (
-    Goal,
-    OptunaSearch,
-    _promised,
-    finished_trials,
-    observations_in,
-    study_names,
-)
+from tritonc.tuner.optuna_search import Goal, OptunaSearch, _promised
+from tritonc.tuner.optuna_storage import finished_trials, observations_in, study_names
 from tritonc.tuner.search import CLOSED_LOADS, PATIENCE, Search
 
 SPACE = small_space()

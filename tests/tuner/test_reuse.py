@@ -21,9 +21,10 @@ from tritonc.compiler.space import space_for
 from tritonc.schemas.measurement import ClosedLoad, Failure, Load
 from tritonc.schemas.spec import Accuracy, ClosedWorkload, Slo
 from tritonc.tuner import load_search
+from tritonc.tuner.bench import Bench
+from tritonc.tuner.capacity import Capacity, Known
 from tritonc.tuner.content import candidate_digest
 from tritonc.tuner.engines import engine_named
-from tritonc.tuner.measure import Bench, Capacity, Known
 from tritonc.tuner.measuring import StandMeasuring
 from tritonc.tuner.record_store import RecordStore
 from tritonc.tuner.recorded import Recorded

@@ -18,9 +18,9 @@ from tritonc.compiler.project import Project, open_project
 from tritonc.compiler.space import space_for
 from tritonc.schemas.errors import EngineError
 from tritonc.schemas.measurement import ClosedLoad, Failure, Measurement
+from tritonc.tuner.bench import Bench
 from tritonc.tuner.engines import engine_named
 from tritonc.tuner.inputs import read_inputs
-from tritonc.tuner.measure import Bench
 from tritonc.tuner.measuring import StandMeasuring, _window_s
 from tritonc.tuner.perf_analyzer import LoadData, perf_analyzer_at
 from tritonc.tuner.stand import Stand

@@ -15,7 +15,8 @@ from tritonc.schemas.lock import Digests, Lock
 from tritonc.schemas.lock_file import read_lock, write_lock
 from tritonc.schemas.measurement import ClosedLoad, EngineInfo, Failure, Hardware, Interval
 from tritonc.schemas.spec import Pareto, Slo
-from tritonc.tuner import optuna_search
+from tritonc.tuner import optuna_storage
+from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known
 from tritonc.tuner.confirm import FIRST_LOOK
 from tritonc.tuner.events import (
     MachineChanged,
@@ -25,7 +26,6 @@ from tritonc.tuner.events import (
     TrialStarted,
     Warned,
 )
-from tritonc.tuner.measure import NOTHING_KNOWN, Capacity, Known
 from tritonc.tuner.noise import NoiseFloor
 from tritonc.tuner.optuna_search import Goal, OptunaSearch
 from tritonc.tuner.statistics import Scatter
@@ -116,7 +116,7 @@ def test_an_interrupted_trial_does_not_count(surface: Surface):
 def test_an_interruption_is_one_even_where_the_storage_is_locked(
     surface: Surface, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(optuna_search, "_SQLITE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(optuna_storage, "_SQLITE_TIMEOUT_S", 0.1)
     storage = tmp_path / "optuna.db"
     with closing(sqlite3.connect(storage, isolation_level=None)) as other:
 

@@ -20,12 +20,13 @@ from tritonc.compiler.space import space_for
 from tritonc.schemas.errors import EngineError
 from tritonc.schemas.measurement import ClosedLoad, Failure, OpenLoad
 from tritonc.schemas.spec import ClosedWorkload, Slo
+from tritonc.tuner.bench import Bench
+from tritonc.tuner.capacity import Capacity
 from tritonc.tuner.engines import Statistics, engine_named
 from tritonc.tuner.inputs import read_inputs
 from tritonc.tuner.joint_measurement import members_in
 from tritonc.tuner.joint_trial import overlapping
 from tritonc.tuner.joint_worth import JOINT_LOAD, Member
-from tritonc.tuner.measure import Bench, Capacity
 from tritonc.tuner.measuring import StandMeasuring
 from tritonc.tuner.perf_analyzer import LoadData, perf_analyzer_at
 from tritonc.tuner.sample import Sample
