@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from tritonc.compiler.signature import OPEN, Signature, Tensor
 from tritonc.schemas.errors import SpecError, did_you_mean
 from tritonc.schemas.problems import KeyPath
+from tritonc.schemas.request_batch import sizes_of
 from tritonc.schemas.spec import EnsembleSpec, Spec, Step
 from tritonc.schemas.spec_file import SpecFile
 
@@ -181,7 +182,8 @@ class _Draft:
         if self._declared.max_batch_size is not None:
             return self._declared.max_batch_size
         all_batch = all(self._signatures[model].has_batch_axis for model in self._declared.members)
-        return max(each.request_batch for each in self._declared.workloads) if all_batch else 0
+        sizes = [size for each in self._declared.workloads for size in sizes_of(each.request_batch)]
+        return max(sizes) if all_batch else 0
 
     @property
     def _inputs(self) -> list[str]:
@@ -330,7 +332,7 @@ class _Draft:
             what = f"{said}, but {fixed.who} is {list(fixed.dims)}: there is no axis for a batch"
             yield self._error(place, what, "write max_batch_size: 0")
         for number, workload in enumerate(declared.workloads):
-            batch = workload.request_batch
+            batch = max(sizes_of(workload.request_batch))
             if batch > max(1, largest):
                 why = "" if largest else " (no batch axis)"
                 what = f"workload.request_batch is {batch} but max_batch_size is {largest}{why}"

@@ -8,6 +8,7 @@ from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.selection import Selection
 from tritonc.schemas.lock import Decision, Result
 from tritonc.schemas.measurement import EngineInfo, Interval, Load, Measurement
+from tritonc.schemas.request_batch import describe_sizes
 from tritonc.schemas.spec_file import SpecFile
 
 
@@ -91,7 +92,7 @@ def describe_interval(interval: Interval) -> str:
 
 def describe_load(load: Load) -> str:
     """The load in words."""
-    batch = f", requests of {load.request_batch}" if load.request_batch > 1 else ""
+    batch = "" if load.request_batch == 1 else f", requests of {describe_sizes(load.request_batch)}"
     if load.kind == "closed":
         return f"{load.concurrency} {'client' if load.concurrency == 1 else 'clients'}{batch}"
     return f"{_four_digits(load.rate)} requests/s {load.arrivals}{batch}"

@@ -14,6 +14,7 @@ from tritonc.compiler.models.model_file import ModelFile, read_model_file
 from tritonc.compiler.models.source import path_of_source, require_inside
 from tritonc.compiler.signature import OPEN, Signature
 from tritonc.schemas.errors import InputErrors, ModelFileError, SpecError, TritoncError, did_you_mean
+from tritonc.schemas.request_batch import sizes_of
 from tritonc.schemas.spec import ModelSpec, Spec
 from tritonc.schemas.spec_file import SpecFile, read_spec
 
@@ -195,10 +196,11 @@ def _contradictions(spec_file: SpecFile, name: str, model: ModelSpec, file: Mode
                 "write max_batch_size: 0, or export the model with an open first dimension",
             )
         for number, workload in enumerate(model.workloads):
-            if workload.request_batch > 1:
+            size = max(sizes_of(workload.request_batch))
+            if size > 1:
                 yield spec_file.error(
                     (*here, *model.workload_keys(number), "request_batch"),
-                    f"request_batch is {workload.request_batch}, but {model.source} has no batch axis",
+                    f"request_batch is {size}, but {model.source} has no batch axis",
                     "write request_batch: 1",
                 )
     inputs = [tensor.name for tensor in file.signature.inputs]

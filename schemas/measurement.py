@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from tritonc.schemas.errors import found
 from tritonc.schemas.problems import problem
+from tritonc.schemas.request_batch import RequestBatch, mean_size
 
 
 class Record(BaseModel):
@@ -47,6 +48,11 @@ class ClosedLoad(Record):
     concurrency: Annotated[int, Field(ge=1)]
     request_batch: Annotated[int, Field(ge=1)] = 1
 
+    @property
+    def mean_request_batch(self) -> float:
+        """Inferences in a request."""
+        return self.request_batch
+
 
 class Trace(Record):
     """Arrivals as a file has them, sped up or slowed down to the rate of the load."""
@@ -75,7 +81,12 @@ class OpenLoad(Record):
     kind: Literal["open"] = "open"
     rate: Annotated[float, Field(gt=0)]
     distribution: Distribution = "poisson"
-    request_batch: Annotated[int, Field(ge=1)] = 1
+    request_batch: RequestBatch = 1
+
+    @property
+    def mean_request_batch(self) -> float:
+        """Inferences in a request on average."""
+        return mean_size(self.request_batch)
 
     @property
     def arrivals(self) -> str:

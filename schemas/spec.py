@@ -21,6 +21,7 @@ from pydantic import (
 
 from tritonc.schemas.errors import did_you_mean, found, shortened
 from tritonc.schemas.problems import KeyPath, problem
+from tritonc.schemas.request_batch import sizes_of
 from tritonc.schemas.spec_fields import (
     INT32_MAX,
     NAME_PATTERN,
@@ -395,12 +396,13 @@ class ModelSpec(Model):
     def _fits_batch(cls, value: Workloads, info: ValidationInfo) -> Workloads:
         largest = info.data.get("max_batch_size", INT32_MAX)
         for number, each in enumerate(each_workload(value)):
-            if each.request_batch > max(largest, 1):
+            size = max(sizes_of(each.request_batch))
+            if size > max(largest, 1):
                 why = " (no batch axis)" if largest == 0 else ""
                 at: KeyPath = (number,) if isinstance(value, tuple) else ()
                 name = f"{{field}}[{number}]" if at else "{field}"
                 raise problem(
-                    f"{name}.request_batch is {each.request_batch} but max_batch_size is {largest}{why}",
+                    f"{name}.request_batch is {size} but max_batch_size is {largest}{why}",
                     "lower request_batch, or raise max_batch_size",
                     at=(*at, "request_batch"),
                 )

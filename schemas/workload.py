@@ -18,6 +18,7 @@ from pydantic import (
 
 from tritonc.schemas.errors import did_you_mean, found
 from tritonc.schemas.problems import KeyPath, problem
+from tritonc.schemas.request_batch import RequestBatch, describe_sizes
 from tritonc.schemas.spec_fields import Count, Dims, FilePath, Model, Positive
 
 
@@ -62,17 +63,18 @@ def _mix(value: tuple[ShapeShare, ...]) -> tuple[ShapeShare, ...]:
 class _Requests(Model):
     """What requests of a workload hold, however they arrive."""
 
-    request_batch: Count = 1
-    """Inferences in one request."""
+    request_batch: RequestBatch = 1
+    """Inferences in one request; with `arrival: poisson` it may be several sizes with their weights."""
     shapes: Annotated[tuple[ShapeShare, ...], AfterValidator(_mix)] = ()
     """Shapes that clients send, in proportion to their weights; without them those of the model."""
 
     @field_validator("shapes")
     @classmethod
     def _one_by_one(cls, value: tuple[ShapeShare, ...], info: ValidationInfo) -> tuple[ShapeShare, ...]:
-        if value and info.data.get("request_batch", 1) > 1:
+        batch = info.data.get("request_batch", 1)
+        if value and batch != 1:
             raise problem(
-                f"{{field}} has several shapes, and a request has {info.data['request_batch']} inferences",
+                f"{{field}} has several shapes, and a request has {describe_sizes(batch)} inferences",
                 "write request_batch: 1: one request has inferences of one shape, and the load generator "
                 "would fill it with several",
             )
@@ -160,6 +162,13 @@ def _workload(value: object) -> object:
             raise problem(what, hint, at=(key,))
         what = f"{{field}}.{key} has no meaning with arrival: {arrival}"
         raise problem(what, f"leave it out, or write {others}", at=(key,))
+    if arrival != "poisson" and isinstance(value.get("request_batch"), list | tuple):
+        raise problem(
+            f"{{field}}.request_batch has several sizes with arrival: {arrival}",
+            "write arrival: poisson, where each size has a rate of its own; what clients that wait send "
+            "depends on how fast each size is answered",
+            at=("request_batch",),
+        )
     return value
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from tritonc.schemas.lock import KnobValue
 from tritonc.schemas.measurement import Interval, Load, Measurement
+from tritonc.schemas.request_batch import describe_sizes
 from tritonc.schemas.spec import Axis
 from tritonc.tuner.objective import Objective, axes_of, cost_per_million, held_memory_bytes, score
 
@@ -87,7 +88,7 @@ def load(measured: Load) -> str:
     >>> load(ClosedLoad(concurrency=8))
     'concurrency 8'
     """
-    batch = f", request batch {measured.request_batch}" if measured.request_batch > 1 else ""
+    batch = "" if measured.request_batch == 1 else f", request batch {describe_sizes(measured.request_batch)}"
     if measured.kind == "closed":
         return f"concurrency {measured.concurrency}{batch}"
     return f"{number(measured.rate)} requests/s {measured.arrivals}{batch}"

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritonc.schemas.measurement import OpenLoad, Trace
+from tritonc.schemas.request_batch import BatchMix
 from tritonc.tuner.arrival_trace import ArrivalTrace, Stretch
 
 Floats = npt.NDArray[np.float64]
@@ -79,6 +80,25 @@ class Arrivals:
             return Schedule(np.arange(1, 2 * count + 1, dtype=np.float64) * (window_s / count), window_s)
         drawn = [begin + np.sort(self._rng.uniform(0, window_s, count)) for begin in (0, window_s)]
         return Schedule(np.concatenate(drawn), window_s)
+
+    def shared_out(self, schedule: Schedule, mix: BatchMix) -> tuple[Floats, ...]:
+        """The times of a schedule at which requests of each size are sent.
+
+        In each third of a window each size has as many as its weight says, but one at least where there are
+        enough: the load generator needs to see one. Which they are is drawn.
+        """
+        ends = np.cumsum([0.0, *(share.weight for share in mix)]) / sum(share.weight for share in mix)
+        part = np.floor(schedule.times_s / (schedule.window_s / _PARTS))
+        which = np.empty(len(part), np.intp)
+        for number in np.unique(part):
+            places = np.flatnonzero(part == number)
+            until = np.floor(ends * len(places) + self._rng.random()).astype(np.intp)
+            counts = until[1:] - until[:-1]
+            while not counts.all() and counts.max() > 1:
+                counts[np.argmin(counts)] += 1
+                counts[np.argmax(counts)] -= 1
+            which[places] = self._rng.permutation(np.repeat(np.arange(len(mix)), counts))
+        return tuple(schedule.times_s[which == place] for place in range(len(mix)))
 
     def _replayed(self, trace: ArrivalTrace, rate: float, window_s: float, number: int) -> Schedule:
         """Whole replays, as many as the window holds at least, or else one stretch."""

@@ -10,6 +10,7 @@ from tritonc.compiler.models.source import path_of_source
 from tritonc.compiler.project import Project
 from tritonc.schemas.errors import InputErrors, ModelFileError, SpecError
 from tritonc.schemas.measurement import Trace
+from tritonc.schemas.request_batch import BatchMix
 from tritonc.schemas.spec import ClosedWorkload, OpenWorkload, TraceWorkload, Workload
 from tritonc.tuner.arrival_trace import ArrivalTrace, TraceFileError, read_trace
 from tritonc.tuner.arrivals import WHOLE_S
@@ -22,7 +23,7 @@ class TraceDemand:
     trace: ArrivalTrace
     rate: float
     max_rate: float | None = None
-    request_batch: int = 1
+    request_batch: int | BatchMix = 1
 
     @property
     def arrival(self) -> Trace:

@@ -39,7 +39,7 @@ EXPECTED_GAIN: Mapping[str, Mapping[KnobValue, float]] = {
 measured first."""
 
 
-def behaviour(candidate: Candidate, request_batch: int = 1) -> Mapping[str, KnobValue]:
+def behaviour(candidate: Candidate, request_batch: float = 1) -> Mapping[str, KnobValue]:
     """The knobs that make a difference, with `effective_batch` in the place of `max_batch_size`.
 
     Without dynamic batching an execution holds one request, however large it might be, so candidates that
@@ -62,7 +62,7 @@ def _prefixes(values: Mapping[str, KnobValue]) -> list[str]:
 def in_flight(load: Load) -> float:
     """What a load amounts to: inferences under way (closed), or inferences a second (open)."""
     amount = load.concurrency if isinstance(load, ClosedLoad) else load.rate
-    return float(amount * load.request_batch)
+    return float(amount * load.mean_request_batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +119,10 @@ class Encoding:
         Of a load there are what is in flight, that for each place, the batch of a request, the batch that an
         execution would hold, and how long what does not fill a batch waits.
         """
-        known: dict[tuple[Candidate, int], tuple[list[float], Service]] = {}
+        known: dict[tuple[Candidate, float], tuple[list[float], Service]] = {}
         rows, amounts, services = [], [], []
         for candidate, load in pairs:
-            key = (candidate, load.request_batch)
+            key = (candidate, load.mean_request_batch)
             if key not in known:
                 described = _described(*key)
                 known[key] = [column.value(described) for column in self._columns], Service.of(*key)
@@ -187,7 +187,7 @@ class Table:
         return len(self.pairs)
 
 
-def _described(candidate: Candidate, request_batch: int) -> dict[str, KnobValue]:
+def _described(candidate: Candidate, request_batch: float) -> dict[str, KnobValue]:
     """What there are columns for: the behaviour, the number of threads that work at once, and the size."""
     described = dict(behaviour(candidate, request_batch))
     for of in _prefixes(candidate.values):
@@ -248,7 +248,7 @@ class Service:
     gain: float
 
     @classmethod
-    def of(cls, candidate: Candidate, request_batch: int) -> Service:
+    def of(cls, candidate: Candidate, request_batch: float) -> Service:
         """From the knobs of a candidate.
 
         Requests under way in an ensemble are spread over all of its models. Models that only share the
@@ -274,12 +274,12 @@ class Service:
         """Inferences that an execution holds when those in flight spread over the instances."""
         if load.kind != "closed":
             return self.batch
-        return min(self.batch, max(load.request_batch, in_flight(load) / self.instances))
+        return min(self.batch, max(load.mean_request_batch, in_flight(load) / self.instances))
 
     def columns(self, load: Load) -> list[float]:
         """The columns of a load; see `Encoding.table`."""
         amount = in_flight(load)
-        logs = (amount, amount / (self.instances * self.batch), load.request_batch, self.formed(load))
+        logs = (amount, amount / (self.instances * self.batch), load.mean_request_batch, self.formed(load))
         left = amount % self.batch / amount if load.kind == "closed" else 1.0
         waiting = left * math.log2(1 + self.delay_us) / _DELAY_RANGE
         return [*(math.log2(value) / _LOAD_RANGE for value in logs), waiting]

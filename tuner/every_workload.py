@@ -81,7 +81,7 @@ class EveryWorkload:
     def _looked(self, candidate: Candidate, bench: Bench, under_first: Measurement) -> Measurement | Failure:
         """What a candidate does under a further workload, in as few windows as that takes."""
         load = load_to_hold(bench.workload)
-        done = under_first.throughput.value / under_first.load.request_batch
+        done = under_first.throughput.value / under_first.load.mean_request_batch
         rate = done if isinstance(load, ClosedLoad) else load.rate
         requests = max(_FEWEST, min(_MOST, round(_LOOK_S * rate)))
         samples: list[Sample] = []

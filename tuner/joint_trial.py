@@ -12,6 +12,7 @@ from tritonc.tuner.capacity import Known
 from tritonc.tuner.engines import Server
 from tritonc.tuner.joint_worth import Loads, Members, Samples, Visits
 from tritonc.tuner.load_search import HOPELESS, LoadSearch, latency_excess
+from tritonc.tuner.loads import closed_load
 from tritonc.tuner.measure import take_sample
 from tritonc.tuner.objective import latency_limits
 from tritonc.tuner.sample import Sample
@@ -56,7 +57,7 @@ class JointTrial:
         for model, member in self.members.by_model.items():
             workload = member.bench.workload
             most = workload.max_concurrency if isinstance(workload, ClosedWorkload) else _CLIENTS
-            loads[model] = ClosedLoad(concurrency=min(_CLIENTS, most), request_batch=workload.request_batch)
+            loads[model] = closed_load(workload, min(_CLIENTS, most))
         last: Samples = {}
         for _ in range(_WARM_UPS):
             found = self.window(loads, WARM_UP_S)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tritonc.schemas.measurement import ClosedLoad, Load, Measurement
+from tritonc.schemas.request_batch import mean_size
 from tritonc.schemas.spec import Slo
 from tritonc.tuner.boundary import Curve, Point
 from tritonc.tuner.demand import Demand, OpenDemand
@@ -39,7 +40,7 @@ def rule_for(
     if isinstance(workload, OpenDemand):
         if not for_capacity:
             return workload.rate, stay, within
-        done = saturated.throughput.value / workload.request_batch if saturated else None
+        done = saturated.throughput.value / mean_size(workload.request_batch) if saturated else None
         guess = expected or (0.8 * done if done else None)
         return workload.rate, _OpenCapacity(ceiling(workload), guess), _largest_within
     if not for_capacity:
@@ -103,7 +104,7 @@ def _first_guess(limits: Mapping[Percentile, float], ceiling: int, saturated: Me
     if not limits:
         return min(saturated.load.concurrency, ceiling)
     averages = [limit / (_TAIL_RATIO if name in ("p99", "p95") else 1) for name, limit in limits.items()]
-    requests = saturated.throughput.value / saturated.load.request_batch
+    requests = saturated.throughput.value / saturated.load.mean_request_batch
     return min(ceiling, max(1, math.floor(requests * min(averages) / 1000)))
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from tritonc.schemas.measurement import Interval, Load, Measurement, OpenLoad
+from tritonc.schemas.request_batch import mean_size
 from tritonc.schemas.spec import ClosedWorkload, Slo
 from tritonc.tuner.boundary import Curve, Point
 from tritonc.tuner.demand import Demand, OpenDemand
@@ -274,7 +275,7 @@ class LoadSearch:
         if not beyond:
             return False
         if isinstance(self._workload, OpenDemand):
-            return beyond[0].level * self._workload.request_batch < wanted
+            return beyond[0].level * mean_size(self._workload.request_batch) < wanted
         below = [point for point in points if point.level <= beyond[0].level]
         return max(_SLACK * _at_most(point.throughput) for point in below) < wanted
 
@@ -366,7 +367,7 @@ def latency_excess(
     excess = max(excesses, default=-1.0)
     if measured.sustained:
         return excess
-    done = measured.throughput.value / measured.load.request_batch
+    done = measured.throughput.value / measured.load.mean_request_batch
     rate = measured.load.rate if isinstance(measured.load, OpenLoad) else done
     return max(excess, rate / done - 1 if done else math.inf, _NEAR / 2)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad, Trace
+from tritonc.schemas.request_batch import mean_size
 from tritonc.schemas.spec import ClosedWorkload, Slo
 from tritonc.tuner.demand import Demand
 from tritonc.tuner.objective import Objective, seeks_capacity
@@ -30,10 +31,14 @@ def is_replayed(load: Load) -> bool:
 
 def load_at(workload: Demand, level: float) -> Load:
     """The load of a workload at a level."""
-    batch = workload.request_batch
     if isinstance(workload, ClosedWorkload):
-        return ClosedLoad(concurrency=int(level), request_batch=batch)
-    return OpenLoad(rate=level, distribution=workload.arrival, request_batch=batch)
+        return closed_load(workload, int(level))
+    return OpenLoad(rate=level, distribution=workload.arrival, request_batch=workload.request_batch)
+
+
+def closed_load(workload: Demand, clients: int) -> ClosedLoad:
+    """That many clients that wait for each answer, whatever the workload; of several sizes a middle one."""
+    return ClosedLoad(concurrency=clients, request_batch=round(mean_size(workload.request_batch)))
 
 
 def load_to_hold(workload: Demand) -> Load:
@@ -62,16 +67,15 @@ def searched_loads(workload: Demand, slo: Slo, objective: Objective) -> tuple[Lo
     `min_throughput`.
     """
     for_capacity = seeks_capacity(objective)
-    batch = workload.request_batch
     if isinstance(workload, ClosedWorkload):
         most = workload.max_concurrency if for_capacity or "min_throughput" in slo.limits else 1
         steps = math.floor(math.log(most, _MODEL_STEP))
         levels = sorted({round(_MODEL_STEP**step) for step in range(steps + 1)} | {most})
-        return tuple(ClosedLoad(concurrency=level, request_batch=batch) for level in levels)
+        return tuple(closed_load(workload, level) for level in levels)
     highest = workload.max_rate or _MAX_RATE * workload.rate if for_capacity else workload.rate
     steps = math.floor(math.log(highest / workload.rate, _MODEL_STEP) + 1e-9)
     rates = dict.fromkeys([*(workload.rate * _MODEL_STEP**step for step in range(steps + 1)), highest])
-    return tuple(OpenLoad(rate=rate, distribution=workload.arrival, request_batch=batch) for rate in rates)
+    return tuple(load_at(workload, rate) for rate in rates)
 
 
 def lower_load(workload: Demand, load: Load, excess: float) -> Load | None:

@@ -17,6 +17,7 @@ from tritonc.tuner.demand import traces_of
 from tritonc.tuner.engines import Server, ServerFailure, Statistics
 from tritonc.tuner.faults import fault
 from tritonc.tuner.load_search import LoadSearch
+from tritonc.tuner.loads import closed_load
 from tritonc.tuner.noise import NoiseFloor, noise_floor
 from tritonc.tuner.objective import (
     latency_limits,
@@ -304,7 +305,7 @@ class _Trial:
         workload, first = self.bench.workload, self.known.first
         most = workload.max_concurrency if isinstance(workload, ClosedWorkload) else _CLIENTS
         clients = first.concurrency if isinstance(first, ClosedLoad) else _CLIENTS
-        load = ClosedLoad(concurrency=min(clients, most), request_batch=workload.request_batch)
+        load = closed_load(workload, min(clients, most))
         last, began = None, time.monotonic()
         for _ in range(_WARM_UPS):
             sample = self.window(load, _WARM_UP_S)

@@ -15,7 +15,7 @@ from tritonc.tuner import objective
 from tritonc.tuner.bench import Bench
 from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known
 from tritonc.tuner.engines import Server, ServerFailure
-from tritonc.tuner.loads import is_replayed, lower_load
+from tritonc.tuner.loads import closed_load, is_replayed, lower_load
 from tritonc.tuner.measure import WINDOW_S, measure_capacity, recalled_capacity, take_sample
 from tritonc.tuner.noise import WINDOWS, NoiseFloor
 from tritonc.tuner.recorded import Recorded, Reused, day_of
@@ -169,7 +169,7 @@ class StandMeasuring:
     def _change(self, candidate: Candidate, watch: ReferenceWatch) -> float | Failure | None:
         """How much faster the machine is now by one look at the candidate; None where that is not clear."""
         load = watch.reference.load
-        rate = watch.reference.throughput.value / load.request_batch
+        rate = watch.reference.throughput.value / load.mean_request_batch
         requests = max(1, min(REQUESTS, math.ceil(rate * _LONGEST_LOOK_S)))
         seen = self.look(candidate, load, requests)
         return seen if isinstance(seen, Failure) else watch.change(seen)
@@ -225,7 +225,7 @@ class StandMeasuring:
 
     @property
     def _one_client(self) -> ClosedLoad:
-        return ClosedLoad(concurrency=1, request_batch=self._bench.workload.request_batch)
+        return closed_load(self._bench.workload, 1)
 
     def _with_one_client(self, server: Server, capacity: Capacity, known: Known) -> Capacity:
         """With a step of one client, by which `evidence.caveats` judges how long an execution takes."""

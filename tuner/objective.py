@@ -85,7 +85,7 @@ def violations(slo: Slo, measured: Measurement) -> dict[str, float]:
     """
     found = _excesses(slo.hard, measured)
     if measured.load.kind == "open" and not measured.sustained:
-        done = measured.throughput.value / measured.load.request_batch
+        done = measured.throughput.value / measured.load.mean_request_batch
         found["sustained"] = max(0.01, measured.load.rate / done - 1) if done else HOPELESS
     return found
 

@@ -30,7 +30,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -40,10 +41,12 @@ import numpy.typing as npt
 
 from tritonc.schemas.errors import LoadGeneratorError
 from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad, Trace
+from tritonc.schemas.request_batch import BatchMix
 from tritonc.tuner.arrivals import Arrivals
 from tritonc.tuner.inputs import Inputs
 from tritonc.tuner.objective import Percentile
 from tritonc.tuner.request_mix import RequestMix
+from tritonc.tuner.size_mix import load_of_each, merged
 from tritonc.tuner.window import Summary, Window
 
 Floats = npt.NDArray[np.float64]
@@ -169,10 +172,36 @@ class PerfAnalyzer:
         Raises:
             LoadGeneratorError: the program does not run.
         """
-        planned = np.empty(0)
-        if isinstance(load, OpenLoad):
-            schedule = arrivals.schedule(load, window_s)
-            planned, window_s = schedule.times_s, schedule.window_s
+        if not isinstance(load, OpenLoad):
+            return self._run(grpc_address, model, load, window_s, data, np.empty(0), drain_s)
+        schedule = arrivals.schedule(load, window_s)
+        mix = load.request_batch
+        if isinstance(mix, int):
+            times_s = schedule.times_s
+            return self._run(grpc_address, model, load, schedule.window_s, data, times_s, drain_s)
+        pool = ThreadPoolExecutor(len(mix))
+        try:
+            windows = [
+                pool.submit(self._run, grpc_address, model, one, schedule.window_s, data, times_s, drain_s)
+                for one, times_s in zip(
+                    load_of_each(load, mix), arrivals.shared_out(schedule, mix), strict=True
+                )
+            ]
+            return _merged(load, mix, [window.result() for window in windows])
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C stops the server, which ends the load
+
+    def _run(
+        self,
+        grpc_address: str,
+        model: str,
+        load: Load,
+        window_s: float,
+        data: LoadData,
+        planned: Floats,
+        drain_s: float,
+    ) -> Window | NoWindow:
+        """A window of requests of one size; those of an open load are sent at the `planned` times."""
         deadline_s = _START_S + window_s + drain_s
         with tempfile.TemporaryDirectory(prefix="tritonc-load-") as folder:
             export = Path(folder) / "export.json"
@@ -289,6 +318,19 @@ def _result(
     if not len(whole.send_s):
         return NoWindow("too_slow", "nothing was completed until the replay ended")
     return whole if whole.is_late else replace(whole, delayed=False, warnings=())
+
+
+def _merged(load: OpenLoad, mix: BatchMix, found: Sequence[Window | NoWindow]) -> Window | NoWindow:
+    """One window of what was seen of requests of each size."""
+    windows = [each for each in found if isinstance(each, Window)]
+    if len(windows) < len(found):
+        return next(each for each in found if isinstance(each, NoWindow))
+    if any(each.summary is not None for each in windows):
+        return NoWindow(
+            "generator", "of requests of several sizes perf_analyzer has to export each one, as 2.43 does"
+        )
+    whole = merged(load, mix, windows)
+    return whole or NoWindow("generator", "the load generators of several sizes did not send at once")
 
 
 def _signal_text(number: int) -> str:

@@ -57,6 +57,7 @@ class Window:
         warnings: what a person should know.
         summary: instead of requests; `send_s` and `latency_ms` are empty then.
         began_s: when it began, on the clock that all load generators of a machine share.
+        sizes: inferences in each request, where they have several sizes.
     """
 
     load: Load
@@ -69,6 +70,7 @@ class Window:
     warnings: tuple[str, ...] = ()
     summary: Summary | None = None
     began_s: float = 0.0
+    sizes: Floats = field(default_factory=lambda: np.empty(0))
 
     @property
     def done_s(self) -> Floats:
@@ -91,6 +93,7 @@ class Window:
             duration_s=duration_s,
             send_s=self.send_s[kept] - cut_s,
             latency_ms=self.latency_ms[kept],
+            sizes=self.sizes[kept] if len(self.sizes) else self.sizes,
         )
 
     @property
@@ -194,7 +197,7 @@ class Window:
         if not isinstance(self.load, OpenLoad):
             return True
         if self.summary is not None:
-            wanted = _COMPLETED * self.load.rate * self.load.request_batch
+            wanted = _COMPLETED * self.load.rate * self.load.mean_request_batch
             return not self.delayed and self.summary.throughput >= wanted
         if self.delayed or len(self.send_s) < 2:
             return False

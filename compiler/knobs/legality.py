@@ -9,6 +9,7 @@ from tritonc.compiler.backends import BACKENDS, Backend, backend_hint
 from tritonc.compiler.knobs.facts import Allowed, Facts, InstanceKind
 from tritonc.compiler.release import Release
 from tritonc.schemas.errors import SpecError, did_you_mean
+from tritonc.schemas.request_batch import sizes_of
 from tritonc.schemas.spec import BackendSpec, Slo, TargetSpec
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def facts_for(project: Project, model: str, target: str) -> Facts:
     release = Release.parse(spec.triton)
     ensemble = spec_file.spec.ensemble_with(model)
     asked = spec_file.spec.asked_of(ensemble or model)
-    request_batches = {workload.request_batch for workload in asked.workloads}
+    request_batches = {size for workload in asked.workloads for size in sizes_of(workload.request_batch)}
     backends: list[Allowed] = []
     kinds: dict[str, InstanceKind] = {}
     refusals: list[str] = []

@@ -17,6 +17,7 @@ from tritonc.compiler.project import open_project
 from tritonc.compiler.space import space_for
 from tritonc.schemas.lock_file import read_lock, write_lock
 from tritonc.schemas.measurement import Failure, OpenLoad, Trace
+from tritonc.schemas.request_batch import BatchShare
 
 SPEC = """\
 apiVersion: tritonc/v1
@@ -314,6 +315,15 @@ class TestLock:
         assert "[173.4, 191.6] inferences/s; 1,500 requests/s poisson, requests of 4, n = 1,204" in head
         assert "baseline: failed, out_of_memory" in head
         assert "kept, since nothing was better by more than the noise" in head
+
+    def test_sizes_of_requests_are_in_the_header(self, p: ProjectFolder) -> None:
+        sizes = (BatchShare(weight=9, size=1), BatchShare(size=8))
+        chosen = result(space_for(open_project(p.path("spec.yaml")), "mlp", "cpu").baseline)
+        measurement = chosen.measurement.model_copy(update={"load": OpenLoad(rate=30, request_batch=sizes)})
+        write_decision(p, chosen=chosen.model_copy(update={"measurement": measurement}))
+        ok(p)
+        head = p.path("build/cpu/mlp/config.pbtxt").read_text().split("\n\n")[0]
+        assert "30 requests/s poisson, requests of 1 (90%) and 8 (10%), n = " in head
 
     def test_what_was_measured_under_further_workloads_is_in_the_header(self, p: ProjectFolder) -> None:
         write_decision(p)

@@ -114,6 +114,25 @@ def test_a_trace_is_carried_at_its_rate_and_its_rate_is_raised(p: ProjectFolder)
 
 @pytest.mark.triton
 @pytest.mark.slow
+def test_requests_of_several_sizes_are_carried_in_their_proportion(p: ProjectFolder):
+    sizes = "arrival: poisson, rate: 200, max_rate: 300, request_batch: [{weight: 3, size: 1}, {size: 4}]"
+    p.write("spec.yaml", SPEC.replace("arrival: closed, max_concurrency: 4", sizes).replace("[1, 2]", "1"))
+    done = p.run("tune", "--trials", "1")
+    assert done.exit_code == 0, done.stderr
+    [decision] = read_lock(p.path("spec.lock.yaml")).decisions
+    measured = decision.chosen.measurement
+    assert [(each.weight, each.size) for each in measured.load.request_batch] == [(3, 1), (1, 4)]
+    assert measured.throughput.value == pytest.approx(measured.load.rate * 1.75, rel=0.1)
+    assert measured.requests >= 1000
+    assert (decision.slo_met, measured.sustained) == (True, True)
+    head = p.path("build/cpu/mlp/config.pbtxt").read_text()
+    assert "requests/s poisson, requests of 1 (75%) and 4 (25%)" in head
+    assert "requests/s poisson, request batch 1 (75%) and 4 (25%)" in done.stdout
+    assert p.run("build", "--check").exit_code == 0
+
+
+@pytest.mark.triton
+@pytest.mark.slow
 def test_every_workload_has_to_hold_and_a_miss_is_named_by_its_workload(p: ProjectFolder):
     one = "{arrival: closed, max_concurrency: 4}"
     steady, crowd = "{arrival: poisson, rate: 200}", "{arrival: closed, max_concurrency: 1024}"

@@ -110,6 +110,12 @@ def test_requests_of_several_items_need_a_batch_axis(project: MakeProject) -> No
         "spec.yaml:6:31: request_batch is 4, but m.onnx has no batch axis; write request_batch: 1"
     ]
 
+    text = text.replace(
+        "{request_batch: 4}", "{arrival: poisson, rate: 9, request_batch: [{size: 1}, {size: 4}]}"
+    )
+    p = project({"spec.yaml": text, "m.onnx": models.fixed_batch()})
+    assert "request_batch is 4, but m.onnx has no batch axis" in errors(p)[0]
+
 
 @pytest.mark.parametrize(
     ("source", "message"),

@@ -130,6 +130,15 @@ def test_a_backend_that_cannot_serve_a_model_is_left_out_for_it(tmp_path: Path) 
     assert {candidate.values["backend"] for candidate in space} == {"onnxruntime"}
 
 
+def test_requests_of_several_sizes_need_a_backend_that_batches(tmp_path: Path) -> None:
+    sizes = [{"size": 1, "weight": 3}, {"size": 4}]
+    model = {"max_batch_size": 8, "workload": {"arrival": "poisson", "rate": 9, "request_batch": sizes}}
+    target = {**CPU, "backends": {"openvino": {}, "onnxruntime": {}}}
+    space = space_for(project_of(tmp_path, spec_of(model, target)), "m", "t")
+    assert {candidate.values["backend"] for candidate in space} == {"onnxruntime"}
+    assert {candidate.values["max_batch_size"] for candidate in space} == {4, 8}
+
+
 def test_the_openvino_backend_is_given_full_batches_only(tmp_path: Path) -> None:
     model = {"max_batch_size": 8, "workload": {"arrival": "closed", "request_batch": 2}}
     target = {**CPU, "backends": {"openvino": {}, "onnxruntime": {}}}

@@ -1,0 +1,122 @@
+"""Requests of several sizes: shared out, sent by several load generators at once, and one window again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tuner.conftest import Served
+from tests.tuner.test_request_mix import SAYS_SHAPES, inputs_of
+from tests.tuner.test_sample import sample
+from tritonc.schemas.measurement import OpenLoad
+from tritonc.schemas.request_batch import BatchShare
+from tritonc.schemas.spec import OpenWorkload
+from tritonc.tuner.arrivals import Arrivals
+from tritonc.tuner.engines import engine_named
+from tritonc.tuner.loads import closed_load, load_to_hold
+from tritonc.tuner.perf_analyzer import LoadData, perf_analyzer_at
+from tritonc.tuner.sample import pooled
+from tritonc.tuner.size_mix import load_of_each, merged
+from tritonc.tuner.window import Window
+
+MIX = (BatchShare(weight=3, size=1), BatchShare(size=4))
+LOAD = OpenLoad(rate=100, request_batch=MIX)
+
+
+@given(
+    st.lists(st.floats(0.01, 20), min_size=2, max_size=4),
+    st.floats(20, 500),
+    st.integers(0, 9),
+)
+def test_each_size_is_in_each_third_of_a_window_as_often_as_its_weight_says(
+    weights: list[float], rate: float, seed: int
+) -> None:
+    mix = tuple(BatchShare(weight=weight, size=size + 1) for size, weight in enumerate(weights))
+    load = OpenLoad(rate=rate, distribution="constant", request_batch=mix)
+    arrivals = Arrivals(seed)
+    schedule = arrivals.schedule(load, 1.5)
+    times = arrivals.shared_out(schedule, mix)
+    assert sorted(np.concatenate(times)) == sorted(schedule.times_s)
+    for third in range(3):
+        within = [np.count_nonzero(np.floor(each / 0.5) == third) for each in times]
+        assert min(within) >= 1
+        for count, share in zip(within, mix, strict=True):
+            wanted = sum(within) * share.weight / sum(weights)
+            assert wanted - len(mix) <= count <= max(1, wanted + 1)
+
+
+def window(size: int, began_s: float, *send_s: float) -> Window:
+    times = np.array(send_s)
+    load = load_of_each(LOAD, MIX)[0 if size == 1 else 1]
+    return Window(load, 1.0, times, np.full(len(times), 10.0), np.array([*times, 1.5]), began_s=began_s)
+
+
+def test_what_was_seen_while_all_were_sending_is_one_window() -> None:
+    whole = merged(LOAD, MIX, [window(1, 50.0, 0.05, 0.2, 0.4, 0.9), window(4, 50.1, 0.2, 0.85, 0.895)])
+    assert whole is not None
+    assert (whole.began_s, whole.duration_s) == (50.1, pytest.approx(0.9))
+    assert whole.send_s == pytest.approx([0.1, 0.2, 0.3, 0.8, 0.85])
+    assert whole.sizes.tolist() == [1, 4, 1, 1, 4]
+    assert whole.planned_s == pytest.approx([0.1, 0.2, 0.3, 0.8, 0.85, 0.895, 1.4, 1.5])
+    assert whole.sustained
+    assert (whole.load, whole.warnings) == (
+        LOAD,
+        ("requests of 4 were sent more often than their weight says",),
+    )
+    measured = pooled([sample(whole)])
+    assert measured.throughput.value == pytest.approx(5 / 0.9 * 11 / 5, rel=0.2)
+
+
+def test_load_generators_that_did_not_send_at_once_show_nothing() -> None:
+    assert merged(LOAD, MIX, [window(1, 50.0, 0.5), window(4, 51.2, 0.5)]) is None
+    assert merged(LOAD, MIX, [window(1, 50.0, 0.1), window(4, 50.6, 0.5)]) is None
+
+
+def test_a_load_of_several_sizes_is_so_many_requests_of_their_mean() -> None:
+    workload = OpenWorkload(arrival="poisson", rate=100, request_batch=MIX)
+    assert load_to_hold(workload) == LOAD
+    assert LOAD.mean_request_batch == 1.75
+    assert closed_load(workload, 3).request_batch == 2
+    assert [(each.rate, each.request_batch) for each in load_of_each(LOAD, MIX)] == [(75, 1), (25, 4)]
+
+
+@pytest.mark.triton
+def test_a_real_server_gets_the_sizes_in_the_proportion_of_their_weights(
+    served: Served, tmp_path: Path
+) -> None:
+    version = served.server.repository / "sizes" / "1"
+    version.mkdir(parents=True)
+    (version / "model.py").write_text(
+        SAYS_SHAPES.replace("len(requests), x.shape[1]", "len(requests), len(x)")
+    )
+    (version.parent / "config.pbtxt").write_text(
+        'backend: "python"\nmax_batch_size: 8\n'
+        'input { name: "x" data_type: TYPE_FP32 dims: [-1] }\n'
+        'output { name: "y" data_type: TYPE_FP32 dims: [1] }\n'
+        "instance_group { count: 1 kind: KIND_CPU }\n"
+    )
+    served.server.load("sizes")
+    binary, env = engine_named("embedded").perf_analyzer()
+    load = LOAD.model_copy(update={"rate": 200.0})
+    found = perf_analyzer_at(binary, env).run(
+        served.server.grpc_address,
+        "sizes",
+        load,
+        1.5,
+        LoadData.of(inputs_of(3), tmp_path),
+        arrivals=Arrivals(0),
+    )
+    assert isinstance(found, Window)
+    said = Counter(line.split()[1] for line in (version.parent / "shapes").read_text().splitlines())
+    assert set(said) == {"1", "4"}
+    assert said["4"] / said.total() == pytest.approx(0.25, abs=0.03)
+    planned = np.count_nonzero(found.planned_s <= found.duration_s)
+    assert len(found.send_s) == pytest.approx(planned, rel=0.1)
+    assert found.offered_rate == pytest.approx(200, rel=0.1)
+    assert Counter(found.sizes.tolist())[4.0] / len(found.sizes) == pytest.approx(0.25, abs=0.03)
+    assert pooled([sample(found)]).throughput.value == pytest.approx(200 * 1.75, rel=0.1)
