@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from tritonc.schemas.problems import problem
 from tritonc.schemas.spec_fields import Count, Model, Positive
@@ -36,6 +37,13 @@ def _mix(value: BatchMix) -> BatchMix:
     return tuple(sorted(value, key=lambda share: share.size))
 
 
+def _no_mapping(value: object) -> object:
+    if isinstance(value, Mapping):
+        hint = "write a number, or sizes with weights as in [{weight: 9, size: 1}, {weight: 1, size: 8}]"
+        raise problem("{field} is a mapping", hint)
+    return value
+
+
 def _kind(value: object) -> str:
     return "several sizes" if isinstance(value, list | tuple) else "one size"
 
@@ -46,6 +54,7 @@ RequestBatch = Annotated[
         BatchMix, AfterValidator(_mix), Field(json_schema_extra={"minItems": 2}), Tag("several sizes")
     ],
     Discriminator(_kind),
+    BeforeValidator(_no_mapping),
 ]
 """Inferences in one request: a number, or sizes with their weights."""
 
