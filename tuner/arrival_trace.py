@@ -120,8 +120,10 @@ def read_trace(path: Path) -> ArrivalTrace:
         text = content.decode()
     except FileNotFoundError as err:
         raise TraceFileError("there is no such file", "the path is relative to the spec") from err
-    except (OSError, UnicodeDecodeError) as err:
-        raise TraceFileError(f"it cannot be read: {err}", "it has to be text, one number a line") from err
+    except OSError as err:
+        raise TraceFileError(f"it cannot be read: {err.strerror}", "name a file that you may read") from err
+    except UnicodeDecodeError as err:
+        raise TraceFileError("it is no text", "it has to be text, one number a line") from err
     times: list[float] = []
     for number, line in enumerate(text.splitlines(), 1):
         said = line.partition("#")[0].strip()

@@ -40,7 +40,7 @@ def test_times_are_read_from_the_first_arrival_on(tmp_path: Path) -> None:
         (b"# nothing\n", "it has fewer than two arrivals"),
         (b"1\n", "it has fewer than two arrivals"),
         (b"1\n1\n", "all of its arrivals are at the same time"),
-        (b"\xff\xfe", "it cannot be read"),
+        (b"\xff\xfe", "it is no text"),
         (None, "there is no such file"),
     ],
 )
