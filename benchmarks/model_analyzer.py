@@ -44,6 +44,10 @@ os.execve({program!r}, [{program!r}, *sys.argv[1:], *arguments], environment)
 """
 
 
+class ModelAnalyzerError(Exception):
+    """It ended with an error of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a search may try.
@@ -115,6 +119,9 @@ def profile(model: str, repository: Path, mode: str, limits: Limits, folder: Pat
         mode: one of `MODES`.
         limits: of the search.
         folder: an empty one, for its files; neither spaces nor "=" in its path, on which it splits arguments.
+
+    Raises:
+        ModelAnalyzerError: it ended with an error.
     """
     program = installed_model_analyzer()
     shared_memory = f"race-{uuid.uuid4().hex[:12]}-"
@@ -132,7 +139,7 @@ def profile(model: str, repository: Path, mode: str, limits: Limits, folder: Pat
         wall_s = time.monotonic() - began
     if code != 0:
         last = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-        raise SystemExit(f"model-analyzer, {mode} mode, ended with {code}:\n{last}")
+        raise ModelAnalyzerError(f"model-analyzer, {mode} mode, ended with {code}:\n{last}")
     return _finish(model, folder, limits, wall_s)
 
 

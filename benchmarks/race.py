@@ -1,7 +1,7 @@
 """tritonc against NVIDIA Model Analyzer: wall time, measured points, and the configuration each ends with.
 
     python benchmarks/race.py [--models cnn,mlp,transformer] [--modes brute,quick,optuna] [--rounds 5]
-                              [--ma-results FILE [--skip-ma]]
+                              [--ma-results FILE]
 
 For each model, on the same tritonserver and perf_analyzer, under the same limits and the same p99 SLO:
 
@@ -17,8 +17,9 @@ configurations' throughput in those rounds varies by itself (95%); the best conf
 in the ladder twice.
 
 Exits 1 where (a) takes more than a quarter of quick's time or is verified below the best of Model Analyzer's
-modes by more than the noise floor, or (b) takes longer than quick. With `--ma-results FILE` the results of
-Model Analyzer are written to FILE, and with `--skip-ma` read from it.
+modes by more than the noise floor, or (b) takes longer than quick. With `--ma-results FILE` what Model
+Analyzer ends with is written to FILE, mode by mode, and what is there already, within the same limits, is not
+run again. A search of Model Analyzer that ends with an error of its own is begun anew, twice at most.
 """
 
 from __future__ import annotations
@@ -51,24 +52,24 @@ from tritonc.tuner.process import Child
 WALL_LIMIT = 0.25
 """Of quick's wall time, for (a)."""
 SLO_MS: Mapping[str, float] = {"cnn": 20.0, "mlp": 20.0, "transformer": 30.0}
+_TRIES = 3
+"""Of a mode: quick may raise OverflowError where measurements are noisy."""
 SAME, FULL = "tritonc (a)", "tritonc (b)"
 
 
 def main() -> int:
     arguments = _arguments()
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    known = json.loads(arguments.ma_results.read_text()) if arguments.skip_ma else {}
-    met = [race(model, arguments, known) for model in arguments.models]
+    met = [race(model, arguments) for model in arguments.models]
     return int(not all(met))
 
 
-def race(model: str, arguments: argparse.Namespace, known: dict[str, Any]) -> bool:
+def race(model: str, arguments: argparse.Namespace) -> bool:
     """Runs and reports everything for one model; whether the acceptance holds.
 
     Args:
         model: a key of `MODELS`.
         arguments: of the command line.
-        known: Model Analyzer's results, read from where it is not to run, else added to.
     """
     slo_ms = arguments.slo or SLO_MS[model]
     limits = Limits(arguments.instances, arguments.batch, arguments.concurrency, slo_ms)
@@ -76,13 +77,7 @@ def race(model: str, arguments: argparse.Namespace, known: dict[str, Any]) -> bo
     with tempfile.TemporaryDirectory(prefix="race-") as name:
         folder = Path(name)
         MODELS[model](folder / f"{model}.onnx")
-        if arguments.skip_ma:
-            finishes = _recalled(known, model, limits, modes)
-        else:
-            finishes = _model_analyzer(model, limits, modes, folder)
-            known[model] = _remembered(limits, finishes)
-            if arguments.ma_results:
-                arguments.ma_results.write_text(json.dumps(known, indent=1) + "\n")
+        finishes = _model_analyzer(model, limits, modes, folder, arguments.ma_results)
         options = ["--seed", str(arguments.seed)]
         if arguments.trials:
             options += ["--trials", str(arguments.trials)]
@@ -115,14 +110,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, help="of tritonc's search (default: tritonc's own)")
     parser.add_argument("--rounds", type=int, default=5, help="of the re-measurement (default 5)")
     parser.add_argument("--window", type=float, default=4.0, help="of load in it, in seconds (default 4)")
-    parser.add_argument("--ma-results", type=Path, help="Model Analyzer's results, as JSON")
-    parser.add_argument("--skip-ma", action="store_true", help="read --ma-results instead of running it")
+    parser.add_argument("--ma-results", type=Path, help="what Model Analyzer ended with, as JSON")
     arguments = parser.parse_args()
     for given, known in ((arguments.models, MODELS), (arguments.modes, MODES)):
         if unknown := set(given) - set(known):
             parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    if arguments.skip_ma and not arguments.ma_results:
-        parser.error("--skip-ma needs --ma-results")
     if arguments.rounds < 2:
         parser.error("--rounds: the noise shows from two on")
     return arguments
@@ -140,35 +132,40 @@ def _claimed_best(modes: Sequence[str], finishes: Mapping[str, Finish]) -> str:
     return max(modes, key=lambda mode: (finishes[mode].slo_met, finishes[mode].throughput))
 
 
-def _remembered(limits: Limits, finishes: Mapping[str, Finish]) -> dict[str, Any]:
-    modes = {mode: dataclasses.asdict(finish) for mode, finish in finishes.items()}
-    return {"limits": dataclasses.asdict(limits), "modes": modes}
-
-
-def _recalled(
-    known: Mapping[str, Any], model: str, limits: Limits, modes: Sequence[str]
+def _model_analyzer(
+    model: str, limits: Limits, modes: Sequence[str], folder: Path, results: Path | None
 ) -> dict[str, Finish]:
-    """Results of Model Analyzer as `_remembered`; they must be of the same limits."""
-    of_model = known.get(model)
-    if of_model is None or of_model["limits"] != dataclasses.asdict(limits):
-        raise SystemExit(f"--ma-results has none for {model} within {limits}; run without --skip-ma")
-    return {mode: Finish(**of_model["modes"][mode]) for mode in modes}
-
-
-def _model_analyzer(model: str, limits: Limits, modes: Sequence[str], folder: Path) -> dict[str, Finish]:
     """What each mode ends with; all begin with one instance and the largest batch, which the limits allow."""
     project = open_project(_spec(model, limits, folder, SAME))
     space = space_for(project, model, "cpu")
     wanted = {"instance_count": 1, "max_batch_size": limits.max_batch_size}
     start = next(candidate for candidate in space if wanted.items() <= candidate.values.items())
     write_repository(compile_candidate(project, start), folder / "repository")
+    known = json.loads(results.read_text()) if results and results.exists() else {}
     finishes = {}
     for mode in modes:
+        key = json.dumps([model, mode, dataclasses.asdict(limits)])
+        if key in known:
+            finishes[mode] = Finish(**known[key])
+            continue
         _say(f"{model}: Model Analyzer, {mode}")
-        own = folder / mode
-        own.mkdir()
-        finishes[mode] = model_analyzer.profile(model, folder / "repository", mode, limits, own)
+        finishes[mode] = _profiled(model, mode, limits, folder)
+        known[key] = dataclasses.asdict(finishes[mode])
+        if results:
+            results.write_text(json.dumps(known, indent=1) + "\n")
     return finishes
+
+
+def _profiled(model: str, mode: str, limits: Limits, folder: Path) -> Finish:
+    """What a mode ends with, at the first try that ends without an error."""
+    for number in range(1, _TRIES + 1):
+        own = folder / f"{mode}{number}"
+        own.mkdir()
+        try:
+            return model_analyzer.profile(model, folder / "repository", mode, limits, own)
+        except model_analyzer.ModelAnalyzerError as err:
+            _say(f"{model}: {err}")
+    raise SystemExit(f"{model}: Model Analyzer, {mode}, ended with an error {_TRIES} times")
 
 
 def _spec(model: str, limits: Limits, folder: Path, name: str) -> Path:
