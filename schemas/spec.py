@@ -422,8 +422,8 @@ class EnsembleSpec(Model):
     """Tensors that clients get (default: those that no step reads)."""
     max_batch_size: Annotated[int, Field(ge=0, le=INT32_MAX)] | None = None
     """The largest request that clients may send, whatever the configuration; 0: it has no batch axis. The
-    models' own may be larger and are searched: they join requests. (Default: `workload.request_batch`, or 0
-    where a model has no batch axis.)"""
+    models' own may be larger and are searched: they join requests. (Default: the largest `request_batch` of
+    its workloads, or 0 where a model has no batch axis.)"""
     shapes: dict[str, Dims] = Field(default_factory=dict)
     """Full dims without the batch axis, by input, for measuring and verifying (default: the models')."""
     data: dict[str, InputData] = Field(default_factory=dict)

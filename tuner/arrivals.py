@@ -84,11 +84,12 @@ class Arrivals:
     def shared_out(self, schedule: Schedule, mix: BatchMix) -> tuple[Floats, ...]:
         """The times of a schedule at which requests of each size are sent.
 
-        In each third of a window each size has as many as its weight says, but one at least where there are
-        enough: the load generator needs to see one. Which they are is drawn.
+        In each third of a window each size has as many as its weight says. Where there are enough it has one
+        at least, not at the very end: the load generator needs to see one answered. Which they are is drawn.
         """
         ends = np.cumsum([0.0, *(share.weight for share in mix)]) / sum(share.weight for share in mix)
-        part = np.floor(schedule.times_s / (schedule.window_s / _PARTS))
+        third_s = schedule.window_s / _PARTS
+        part = np.floor(schedule.times_s / third_s)
         which = np.empty(len(part), np.intp)
         for number in np.unique(part):
             places = np.flatnonzero(part == number)
@@ -97,7 +98,9 @@ class Arrivals:
             while not counts.all() and counts.max() > 1:
                 counts[np.argmin(counts)] += 1
                 counts[np.argmax(counts)] -= 1
-            which[places] = self._rng.permutation(np.repeat(np.arange(len(mix)), counts))
+            drawn = self._rng.permutation(np.repeat(np.arange(len(mix)), counts))
+            is_early = schedule.times_s[places] % third_s <= _IN_TIME * third_s
+            which[places] = _each_early(drawn, is_early)
         return tuple(schedule.times_s[which == place] for place in range(len(mix)))
 
     def _replayed(self, trace: ArrivalTrace, rate: float, window_s: float, number: int) -> Schedule:
@@ -109,6 +112,18 @@ class Arrivals:
         least = math.ceil(window_s / stretch.length_s - 1e-9) if len(stretches) == 1 else 1
         window = _without_silence(stretch, max(1, least))
         return Schedule(window.repeated(2).times_s, window.length_s)
+
+
+def _each_early(sizes: npt.NDArray[np.intp], is_early: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+    """Sizes changed places so that each has an early one, where there are enough of those."""
+    sizes = sizes.copy()
+    for size in np.unique(sizes):
+        early = sizes[is_early]
+        spare = np.flatnonzero(is_early & (np.bincount(early, minlength=sizes.max() + 1)[sizes] > 1))
+        if size not in early and len(spare):
+            place, late = spare[0], np.flatnonzero(sizes == size)[0]
+            sizes[place], sizes[late] = sizes[late], sizes[place]
+    return sizes
 
 
 def order_of(parts: int) -> list[int]:

@@ -160,7 +160,8 @@ def take_sample(
             if missing <= 0 or left_s <= 0:
                 memory, gpu_memory = trial.memory_bytes()
                 return replace(Sample.joined(samples), memory_bytes=memory, gpu_memory_bytes=gpu_memory)
-            needed_s = 1.1 * missing / max(1e-9, sample.request_rate)
+            ramp = load.concurrency if isinstance(load, ClosedLoad) else 0  # does not count: `Window.ramp`
+            needed_s = (1.1 * missing + ramp) / max(1e-9, sample.request_rate)
             window_s = max(shortest_s, min(needed_s, _FIXED_S, left_s))
     except ServerFailure as err:
         return err.failure

@@ -418,8 +418,11 @@ def _window_s(load: Load, requests: int, rate: float) -> float:
     if not isinstance(load, ClosedLoad) or rate <= 0:
         return WINDOW_S
     ramp = load.concurrency  # does not count: `Window.ramp`
-    windows = math.ceil(_MARGIN * requests / rate / _LONGEST_WINDOW_S)
-    return min(_LONGEST_WINDOW_S, max(_SHORTEST_SAMPLE_S, (_MARGIN * requests / windows + ramp) / rate))
+    most = _LONGEST_WINDOW_S * rate - ramp
+    if most <= 0:
+        return _LONGEST_WINDOW_S
+    windows = math.ceil(_MARGIN * requests / most)
+    return max(_SHORTEST_SAMPLE_S, (_MARGIN * requests / windows + ramp) / rate)
 
 
 def _as_alone(sample: Sample, alone: Measurement) -> Sample:

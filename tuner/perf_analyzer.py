@@ -330,7 +330,11 @@ def _merged(load: OpenLoad, mix: BatchMix, found: Sequence[Window | NoWindow]) -
             "generator", "of requests of several sizes perf_analyzer has to export each one, as 2.43 does"
         )
     whole = merged(load, mix, windows)
-    return whole or NoWindow("generator", "the load generators of several sizes did not send at once")
+    if whole is None:
+        return NoWindow("generator", "the load generators of several sizes did not send at once")
+    if not len(whole.send_s):
+        return NoWindow("too_slow", "nothing was completed while requests of all sizes were sent")
+    return whole
 
 
 def _signal_text(number: int) -> str:

@@ -194,8 +194,7 @@ def race(
     for number in range(1, LAST_LOOK + 1):
         for runner in turns if number % 2 else reversed(turns):
             on_turn(runner.entrant, number)
-            share = 1 if runner.is_short else _SHARE_OF_LATER_ROUNDS
-            _turn(runner, number, measuring, math.ceil(share * math.ceil(requests / FIRST_LOOK)))
+            _turn(runner, number, measuring, math.ceil(requests / FIRST_LOOK))
         measured = [runner for runner in runners if runner.failure is None]
         short = [runner for runner in measured if runner.is_short]
         turns = short if is_front else _next_turns(measured, measuring)
@@ -207,9 +206,17 @@ def race(
 
 
 def _turn(runner: _Runner[Sample], number: int, measuring: Measuring[Sample], requests: int) -> None:
-    """Measures one entrant once, or a few times until it has come down to a load that it carries."""
+    """Measures one entrant once, or a few times until it has come down to a load that it carries.
+
+    Args:
+        runner: the entrant.
+        number: of the round.
+        measuring: measures it.
+        requests: of a round while it has too few of them to be judged.
+    """
     for left in reversed(range(_TRIES)):
-        sample = measuring.sample(runner.entrant.candidate, runner.load, requests)
+        wanted = requests if runner.is_short else math.ceil(_SHARE_OF_LATER_ROUNDS * requests)
+        sample = measuring.sample(runner.entrant.candidate, runner.load, wanted)
         if isinstance(sample, Failure):
             runner.failure = sample
             return

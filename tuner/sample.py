@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from tritonc.schemas.measurement import Interval, Load, Measurement
 from tritonc.tuner.engines import Statistics
 from tritonc.tuner.noise import NoiseFloor
@@ -80,12 +78,6 @@ class Sample:
         rates = [w.summary.throughput / self.load.mean_request_batch for w in self.windows if w.summary]
         return Interval(value=sum(rates) / len(rates))
 
-    @property
-    def _mean_size(self) -> float:
-        """Inferences in a request, as they were sent."""
-        sizes = np.concatenate([window.sizes for window in self.windows])
-        return float(sizes.mean()) if len(sizes) else self.load.mean_request_batch
-
     def latency_ms(self, noise: NoiseFloor | None = None, visits: int = 1) -> dict[Percentile, Interval]:
         """Average and percentiles of all windows together; the arguments are those of `pooled`."""
         seen = [window.steady_latency_ms for window in self.windows if window.summary is None]
@@ -104,7 +96,7 @@ class Sample:
 
     def throughput(self, noise: NoiseFloor | None = None, visits: int = 1) -> Interval:
         """Inferences a second; the arguments are those of `pooled`."""
-        rate, batch = self._rate(noise, visits), self._mean_size
+        rate, batch = self._rate(noise, visits), self.load.mean_request_batch
         return Interval(
             value=rate.value * batch,
             low=None if rate.low is None else rate.low * batch,

@@ -14,6 +14,7 @@ from tritonc.schemas.measurement import OpenLoad
 from tritonc.schemas.request_batch import BatchMix
 from tritonc.tuner.window import Window
 
+_TOGETHER = 0.5
 _MORE = 1.5
 """A size whose requests come more often than this, relative to its weight, is worth a warning."""
 
@@ -28,7 +29,7 @@ def load_of_each(load: OpenLoad, mix: BatchMix) -> tuple[OpenLoad, ...]:
 
 
 def merged(load: OpenLoad, mix: BatchMix, windows: Sequence[Window]) -> Window | None:
-    """What all generators saw while all of them sent; None where that was at no time.
+    """What all generators saw while all of them sent; None where that was for less than half of a window.
 
     Args:
         load: of all requests.
@@ -37,6 +38,8 @@ def merged(load: OpenLoad, mix: BatchMix, windows: Sequence[Window]) -> Window |
     """
     begin_s = max(each.began_s for each in windows)
     duration_s = min(each.began_s + each.duration_s for each in windows) - begin_s
+    if duration_s < _TOGETHER * max(each.duration_s for each in windows):
+        return None
     sent, latency, planned, sizes = [], [], [], []
     for share, window in zip(mix, windows, strict=True):
         later_s = begin_s - window.began_s
@@ -48,8 +51,6 @@ def merged(load: OpenLoad, mix: BatchMix, windows: Sequence[Window]) -> Window |
         planned.append(plan_s[plan_s >= 0])
         sizes.append(np.full(np.count_nonzero(kept), float(share.size)))
     order = np.argsort(np.concatenate(sent), kind="stable")
-    if duration_s <= 0 or not len(order):
-        return None
     return Window(
         load=load,
         duration_s=duration_s,
@@ -66,7 +67,7 @@ def merged(load: OpenLoad, mix: BatchMix, windows: Sequence[Window]) -> Window |
 
 def _said(mix: BatchMix, sizes: Sequence[np.typing.NDArray[np.float64]]) -> tuple[str, ...]:
     """That rare sizes were sent more often than their weights say: each has to be seen."""
-    total, weights = sum(map(len, sizes)), sum(share.weight for share in mix)
+    total, weights = max(1, sum(map(len, sizes))), sum(share.weight for share in mix)
     more = [
         str(share.size)
         for share, each in zip(mix, sizes, strict=True)

@@ -47,8 +47,8 @@ class Estimate:
 
     Attributes:
         finished: trials that earlier runs finished.
-        seconds: for the trials to come, those first that were measured before and take none, and for the
-            confirmation.
+        seconds: for the trials to come and the confirmation. As many of them as of all candidates that are
+            left are expected to be measured already, which takes no time.
         is_measured: whether `seconds` rests on trials of this project.
         before: how much of the space was measured before, in whichever study.
     """
@@ -283,7 +283,9 @@ def _estimate(task: Task, settings: Settings, trials: tuple[Trial, ...], before:
     each = sum(seconds) / len(seconds) if seconds else _TYPICAL_TRIAL_S
     wanted = min(settings.trials, len(task.space))
     missing = max(0, wanted - len(trials))
-    to_measure = max(0, wanted - max(len(trials), before.wholly))
+    left = len(task.space) - len(trials)
+    new = left - max(0, before.wholly - len(trials))
+    to_measure = missing * new / left if left else 0
     return Estimate(
         model=task.space.model,
         target=task.space.target,

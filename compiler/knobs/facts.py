@@ -36,7 +36,7 @@ class Facts:
         memory_bytes: of the target's host; None where unknown.
         gpu_memory_bytes: of one GPU; None where unknown.
         max_batch_size: the largest to consider; 0 where requests have no batch axis of Triton's.
-        request_batch: inferences in a request of the workload.
+        request_batch: inferences in a request of the workloads, of several sizes the largest.
         least_batch: what the model has to accept in one request, `request_batch` or more.
         weights_bytes: the model file with its external data.
         latency_slo_ms: the smallest latency limit of the SLO; None where there is none.

@@ -106,7 +106,8 @@ def test_a_trace_is_carried_at_its_rate_and_its_rate_is_raised(p: ProjectFolder)
     assert measured.throughput.value == pytest.approx(400, rel=0.02)
     assert measured.offered_rate == pytest.approx(400, rel=0.02)
     assert (decision.slo_met, measured.sustained) == (True, True)
-    assert all("load generator" in warning for warning in measured.warnings)  # late, on a busy machine
+    of_the_machine = ("load generator", "while it was measured")  # it is busy: late, unsteady
+    assert all(any(text in warning for text in of_the_machine) for warning in measured.warnings)
     digest = measured.load.distribution.trace[:12]
     assert f"400 requests/s of trace {digest}" in p.path("build/cpu/mlp/config.pbtxt").read_text()
     assert p.run("build", "--check").exit_code == 0

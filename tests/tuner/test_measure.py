@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,11 +18,13 @@ from pydantic import TypeAdapter
 
 from tests import models
 from tests.tuner.conftest import Served, config_pbtxt, parameter
+from tests.tuner.test_sample import sample as a_sample
+from tests.tuner.test_window import clients
 from tritonc.compiler.signature import Tensor
 from tritonc.schemas.errors import EngineError
 from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement, OpenLoad
 from tritonc.schemas.spec import Accuracy, ClosedWorkload, OpenWorkload, Slo, Workload
-from tritonc.tuner import perf_analyzer
+from tritonc.tuner import measure, perf_analyzer
 from tritonc.tuner.bench import Bench
 from tritonc.tuner.capacity import Capacity, Known
 from tritonc.tuner.engines import Server, engine_named
@@ -29,7 +32,7 @@ from tritonc.tuner.inputs import Inputs, InputSamples
 from tritonc.tuner.measure import measure_capacity, take_sample
 from tritonc.tuner.objective import Objective
 from tritonc.tuner.perf_analyzer import LoadData, perf_analyzer_at
-from tritonc.tuner.sample import pooled
+from tritonc.tuner.sample import Sample, pooled
 from tritonc.tuner.verify import reference_outputs
 
 pytestmark = pytest.mark.triton
@@ -215,15 +218,24 @@ def test_a_fixed_load_is_kept_up_until_there_are_enough_requests(served: Served,
     assert found.throughput.value == pytest.approx(4 * found.requests / found.duration_s, rel=0.2)
 
 
-def test_windows_after_the_first_last_as_long_as_what_is_missing(served: Served, tmp_path: Path) -> None:
-    proto = models.identity(dims=("batch", 1, WIDTH))
-    model, load, its = served.load(proto, config(proto)), ClosedLoad(concurrency=2), bench(tmp_path)
-    first = take_sample(served.server, model, its, load, 1, window_s=3.0)
-    assert not isinstance(first, Failure)
-    whole = take_sample(served.server, model, its, load, round(1.3 * first.requests), window_s=3.0)
-    assert not isinstance(whole, Failure)
-    assert whole.requests >= 1.3 * first.requests - 1
-    assert 1 < sum(each.duration_s for each in whole.windows) / whole.windows[0].duration_s < 2
+def test_windows_after_the_first_last_as_long_as_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two clients of a server that answers 200 a second; the first request of each does not count."""
+    load = ClosedLoad(concurrency=2)
+    asked: list[float] = []
+
+    def window(_trial: object, _load: Load, window_s: float) -> Sample:
+        asked.append(window_s)
+        return a_sample(clients(2, 5.0, window_s=window_s))
+
+    monkeypatch.setattr(measure._Trial, "window", window)
+    monkeypatch.setattr(measure._Trial, "memory_bytes", lambda _trial: (0, None))
+    server: Any = None
+    found = take_sample(server, "m", bench(tmp_path), load, 780, window_s=3.0)
+    assert isinstance(found, Sample)
+    assert found.requests >= 780
+    assert asked == [3.0, pytest.approx((1.1 * (780 - 598) + 2) / 200, rel=0.02)]
 
 
 def test_an_open_load_offers_what_was_asked(served: Served, tmp_path: Path) -> None:

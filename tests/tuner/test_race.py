@@ -119,6 +119,24 @@ def test_added_rounds_take_a_third_of_the_requests():
     assert max(len(finisher.contender.scores) for finisher in finishers) > FIRST_LOOK
 
 
+def test_one_that_comes_down_in_an_added_round_gets_a_thousand_requests_there_too(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    stand = Surface({SLOW: 100.0, FAST: 104.0}, {SLOW: 2.0, FAST: 2.0})
+    stand.noise = 0.05
+
+    def once_more_is_known(seen):
+        return {"p99_latency_ms": 0.01 if seen.load.concurrency == 8 and seen.requests > 1002 else -0.5}
+
+    monkeypatch.setattr(stand, "violations", once_more_is_known)
+    seven, eight = (ClosedLoad(concurrency=clients) for clients in (7, 8))
+    finishers, _ = race(
+        [Entrant(SLOW, "baseline", seven), Entrant(FAST, "finalist", eight)], stand, on_turn=lambda *_: None
+    )
+    assert finishers[1].measurement.load == seven
+    assert min(finisher.measurement.requests for finisher in finishers) >= 1000
+
+
 def test_no_round_is_added_where_nobody_leads():
     stand = Surface({SLOW: 100.0, FAST: 60.0}, {SLOW: 2.0, FAST: 2.0})
     stand.noise = 0.15

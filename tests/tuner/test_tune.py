@@ -55,12 +55,14 @@ def test_what_is_locked_is_built(p: ProjectFolder):
 
 
 @pytest.mark.parametrize(
-    ("known", "seconds"), [(0, 3 * 10.0 + 30.0), (2, 10.0 + 30.0), (9, 30.0)], ids=["nothing", "some", "all"]
+    ("known", "share"), [(0.0, 1.0), (0.25, 0.75), (1.0, 0.0)], ids=["nothing", "some", "all"]
 )
-def test_what_was_measured_before_takes_no_time_in_an_estimate(p: ProjectFolder, known: int, seconds: float):
+def test_what_was_measured_before_takes_no_time_in_an_estimate(p: ProjectFolder, known: float, share: float):
     task, *_ = plan_of(open_project(p.path("spec.yaml")), Settings(), models=["mlp"]).tasks
-    estimate = _estimate(task, Settings(trials=3), (), Coverage(wholly=known, partly=1))
-    assert (estimate.seconds, estimate.trials) == (seconds, 3)
+    before = Coverage(wholly=round(known * len(task.space)), partly=1)
+    estimate = _estimate(task, Settings(trials=3), (), before)
+    assert estimate.seconds == pytest.approx(3 * 10.0 * share + 30.0, rel=0.05)
+    assert estimate.trials == 3
 
 
 def test_a_lock_of_another_spec_is_not_added_to(p: ProjectFolder):
