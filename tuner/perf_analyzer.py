@@ -33,6 +33,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,17 +173,17 @@ class PerfAnalyzer:
         Raises:
             LoadGeneratorError: the program does not run.
         """
+        put = partial(self._put, ("-m", model, "-u", grpc_address), data, drain_s)
         if not isinstance(load, OpenLoad):
-            return self._run(grpc_address, model, load, window_s, data, np.empty(0), drain_s)
+            return put(load, window_s, np.empty(0))
         schedule = arrivals.schedule(load, window_s)
         mix = load.request_batch
         if isinstance(mix, int):
-            times_s = schedule.times_s
-            return self._run(grpc_address, model, load, schedule.window_s, data, times_s, drain_s)
+            return put(load, schedule.window_s, schedule.times_s)
         pool = ThreadPoolExecutor(len(mix))
         try:
             windows = [
-                pool.submit(self._run, grpc_address, model, one, schedule.window_s, data, times_s, drain_s)
+                pool.submit(put, one, schedule.window_s, times_s)
                 for one, times_s in zip(
                     load_of_each(load, mix), arrivals.shared_out(schedule, mix), strict=True
                 )
@@ -191,22 +192,21 @@ class PerfAnalyzer:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C stops the server, which ends the load
 
-    def _run(
+    def _put(
         self,
-        grpc_address: str,
-        model: str,
+        where: tuple[str, ...],
+        data: LoadData,
+        drain_s: float,
         load: Load,
         window_s: float,
-        data: LoadData,
         planned: Floats,
-        drain_s: float,
     ) -> Window | NoWindow:
         """A window of requests of one size; those of an open load are sent at the `planned` times."""
         deadline_s = _START_S + window_s + drain_s
         with tempfile.TemporaryDirectory(prefix="tritonc-load-") as folder:
             export = Path(folder) / "export.json"
             arguments = [
-                *("-m", model, "-u", grpc_address, "-i", "grpc", "-a"),
+                *(*where, "-i", "grpc", "-a"),
                 *("-p", str(max(1, round(window_s * 1000 / _WINDOWS / _STRETCH)))),
                 *("-r", str(_WINDOWS), "-s", "1000000"),
                 *("-b", str(load.request_batch), "--input-data", str(data.file), *data.shape_arguments),

@@ -95,7 +95,10 @@ class Sample:
         }
 
     def throughput(self, noise: NoiseFloor | None = None, visits: int = 1) -> Interval:
-        """Inferences a second; the arguments are those of `pooled`."""
+        """Inferences a second; the arguments are those of `pooled`.
+
+        Of requests of several sizes: requests a second, times their mean size by the weights.
+        """
         rate, batch = self._rate(noise, visits), self.load.mean_request_batch
         return Interval(
             value=rate.value * batch,

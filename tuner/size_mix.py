@@ -15,8 +15,9 @@ from tritonc.schemas.request_batch import BatchMix
 from tritonc.tuner.window import Window
 
 _TOGETHER = 0.5
-_MORE = 1.5
-"""A size whose requests come more often than this, relative to its weight, is worth a warning."""
+"""Of the longest window: what the generators have in common has to last so long to be judged."""
+_MORE = 1.2
+"""A size whose requests are planned more often than this, relative to its weight, is worth a warning."""
 
 
 def load_of_each(load: OpenLoad, mix: BatchMix) -> tuple[OpenLoad, ...]:
@@ -59,18 +60,18 @@ def merged(load: OpenLoad, mix: BatchMix, windows: Sequence[Window]) -> Window |
         planned_s=np.sort(np.concatenate(planned)),
         delayed=any(each.delayed for each in windows),
         drained=all(each.drained for each in windows),
-        warnings=(*dict.fromkeys(text for each in windows for text in each.warnings), *_said(mix, sizes)),
+        warnings=(*dict.fromkeys(text for each in windows for text in each.warnings), *_said(mix, windows)),
         began_s=begin_s,
         sizes=np.concatenate(sizes)[order],
     )
 
 
-def _said(mix: BatchMix, sizes: Sequence[np.typing.NDArray[np.float64]]) -> tuple[str, ...]:
-    """That rare sizes were sent more often than their weights say: each has to be seen."""
-    total, weights = max(1, sum(map(len, sizes))), sum(share.weight for share in mix)
+def _said(mix: BatchMix, windows: Sequence[Window]) -> tuple[str, ...]:
+    """That rare sizes are sent more often than their weights say, so that each is seen."""
+    planned, weights = sum(len(each.planned_s) for each in windows), sum(share.weight for share in mix)
     more = [
         str(share.size)
-        for share, each in zip(mix, sizes, strict=True)
-        if len(each) / total > _MORE * share.weight / weights
+        for share, each in zip(mix, windows, strict=True)
+        if len(each.planned_s) / planned > _MORE * share.weight / weights
     ]
     return (f"requests of {', '.join(more)} were sent more often than their weight says",) if more else ()

@@ -38,6 +38,16 @@ def test_covariances_of_other_rows_have_no_noise(rng):
     np.testing.assert_allclose(kernel.diag(rows), np.diag(kernel(rows)))
 
 
+def test_equal_candidates_and_loads_covary_as_row_by_row(rng):
+    candidates, loads = rng.random((3, KNOBS)), rng.random((2, LOAD_COLUMNS))
+    rows = np.array([[*one, *load] for one in candidates for load in loads])[rng.permutation(6)]
+    kernel = Structured(KNOBS, PRIOR)
+    kernel = kernel.clone_with_theta(kernel.theta + 0.2 * rng.standard_normal(kernel.n_dims))
+    np.testing.assert_allclose(kernel(rows), kernel(rows, eval_gradient=True)[0], rtol=1e-12)
+    each = [[kernel(row[None], other[None])[0, 0] for other in rows] for row in rows]
+    np.testing.assert_allclose(kernel(rows, rows), each, rtol=1e-12)
+
+
 def test_it_learns_a_surface_from_thirty_measurements(rng):
     rows, unseen = rng.random((30, KNOBS + LOAD_COLUMNS)), rng.random((200, KNOBS + LOAD_COLUMNS))
     model = Gaussian(KNOBS, PRIOR)

@@ -20,10 +20,10 @@ from tritonc.schemas.spec import OpenWorkload
 from tritonc.tuner.arrivals import Arrivals
 from tritonc.tuner.engines import engine_named
 from tritonc.tuner.loads import closed_load, load_to_hold
-from tritonc.tuner.perf_analyzer import LoadData, perf_analyzer_at
+from tritonc.tuner.perf_analyzer import LoadData, NoWindow, _merged, perf_analyzer_at
 from tritonc.tuner.sample import pooled
 from tritonc.tuner.size_mix import load_of_each, merged
-from tritonc.tuner.window import Window
+from tritonc.tuner.window import Summary, Window
 
 MIX = (BatchShare(weight=3, size=1), BatchShare(size=4))
 LOAD = OpenLoad(rate=100, request_batch=MIX)
@@ -78,6 +78,17 @@ def test_what_was_seen_while_all_were_sending_is_one_window() -> None:
 def test_load_generators_that_did_not_send_at_once_show_nothing() -> None:
     assert merged(LOAD, MIX, [window(1, 50.0, 0.5), window(4, 51.2, 0.5)]) is None
     assert merged(LOAD, MIX, [window(1, 50.0, 0.1), window(4, 50.6, 0.5)]) is None
+
+
+def test_without_a_window_of_each_size_there_is_none() -> None:
+    one, other = window(1, 50.0, 0.1, 0.2), window(4, 50.0, 0.1, 0.3)
+    killed = NoWindow("generator", "perf_analyzer was ended by signal 9")
+    assert _merged(LOAD, MIX, [one, killed]) is killed
+    summed = replace(other, summary=Summary(9, 4.0, {"p99": 3.0}))
+    late, silent = replace(other, began_s=50.7), window(4, 50.3, 0.98)
+    found = [_merged(LOAD, MIX, [one, each]) for each in (other, summed, late, silent)]
+    reasons = [each.reason if isinstance(each, NoWindow) else None for each in found]
+    assert reasons == [None, "generator", "generator", "too_slow"]
 
 
 def test_a_window_in_which_nothing_was_completed_is_empty() -> None:
