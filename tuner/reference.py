@@ -51,28 +51,27 @@ class ReferenceWatch:
 
         None where what differs is not clear, or less than 5%.
         """
-        before, now = _speed(self.reference), _speed(seen)
-        if before.value <= 0 or now.value <= 0:
+        (before, doubt_before), (now, doubt_now) = _speed(self.reference), _speed(seen)
+        if before <= 0 or now <= 0:
             return None
-        change = math.log(now.value / before.value)
-        noise = math.hypot(_half_width(before), _half_width(now))
+        change = math.log(now / before)
+        noise = math.hypot(doubt_before, doubt_now)
         return math.exp(change) if abs(change) > max(noise, math.log1p(LEAST_CHANGE)) else None
 
 
-def _speed(measured: Measurement) -> Interval:
-    """What follows the machine: throughput, or where a rate is given the inverse of the average latency."""
+def _speed(measured: Measurement) -> tuple[float, float]:
+    """What follows the machine, and half of its 95% interval, relative to it.
+
+    That is throughput, or where a rate is given the inverse of the average latency.
+    """
     if measured.load.kind == "closed":
-        return measured.throughput
+        return measured.throughput.value, _half_width(measured.throughput)
     latency = measured.latency_ms["avg"]
-    return Interval(
-        value=1 / latency.value,
-        low=None if latency.high is None else 1 / latency.high,
-        high=1 / latency.low if latency.low else None,
-    )
+    return 1 / latency.value, _half_width(latency)
 
 
 def _half_width(interval: Interval) -> float:
-    """Half of the interval of a logarithm; 0 where it is unknown."""
-    if not interval.low or interval.high is None:
+    """Half of the interval, relative to the value: about that of its logarithm; 0 where it is unknown."""
+    if interval.low is None or interval.high is None or interval.value <= 0:
         return 0.0
-    return math.log(interval.high / interval.low) / 2
+    return (interval.high - interval.low) / (2 * interval.value)

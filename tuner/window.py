@@ -20,6 +20,8 @@ _COMPLETED = 0.98
 """Share of the requests sent that a sustained rate completes (design/engine.md)."""
 _SENT_WITHIN_S = 0.1
 """A request of a trace is sent no later than this after it was planned, or else it is late."""
+_TICK_S = 1e-6
+"""What is planned for the very end of a window is not in it, however seconds since 1970 are rounded."""
 _LATE_S = 0.005
 _LATE = 0.1
 """A request of a trace was sent late where it was by more than 5 ms and a tenth of its latency."""
@@ -126,7 +128,7 @@ class Window:
         """
         if not self._is_replayed:
             return self.done_s, self.steady_from_s, self.duration_s
-        arrived = np.interp(self.duration_s, self._aligned_s, np.arange(len(self.planned_s)))
+        arrived = np.interp(self.duration_s - _TICK_S, self._aligned_s, np.arange(len(self.planned_s)))
         # Each in the middle of its place, so that the first one counts.
         return self._trace_s(self._places + 0.5), 0.0, float(self._trace_s(arrived))
 

@@ -9,7 +9,7 @@ from tritonc.tuner.reference import SHARE, ReferenceWatch
 def measured(value: float, half: float = 0.03, load: Load | None = None) -> Measurement:
     """Throughput, or under an open load the inverse of the latency, with a relative interval."""
     interval = Interval(value=value, low=value * (1 - half), high=value * (1 + half))
-    latency = Interval(value=1 / value, low=1 / value / (1 + half), high=1 / value / (1 - half))
+    latency = Interval(value=1 / value, low=(1 - half) / value, high=(1 + half) / value)
     is_open = isinstance(load, OpenLoad)
     return Measurement(
         load=load or ClosedLoad(concurrency=4),
@@ -43,6 +43,13 @@ def test_a_change_is_what_is_clear_and_large(load: Load, now: float, change: flo
 
 def test_a_change_within_the_noise_is_none() -> None:
     assert ReferenceWatch(measured(100, 0.1), 2).change(measured(112, 0.1)) is None
+
+
+@pytest.mark.parametrize("load", [ClosedLoad(concurrency=4), OpenLoad(rate=20)])
+def test_an_interval_down_to_nothing_is_a_wide_one(load: Load) -> None:
+    watch = ReferenceWatch(measured(100, 0.999, load), 2)
+    assert watch.change(measured(200, 0.999, load)) is None
+    assert watch.change(measured(900, 0.999, load)) == pytest.approx(9)
 
 
 def test_intervals_that_are_unknown_leave_the_least_change() -> None:

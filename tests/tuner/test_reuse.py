@@ -184,7 +184,7 @@ def test_on_a_machine_that_became_another_one_everything_is_measured_anew(tmp_pa
     with serving(tmp_path) as here:
         baseline = here.candidates[0]
         (first,) = here.measured(here.study(), baseline)
-        faster(tmp_path, 3.0)
+        faster(tmp_path, 30.0)
         (second,) = here.measured(here.study(), baseline)
         assert second.reused is None
         assert {candidate for candidate, load in here.loads if load} == {baseline}
@@ -193,7 +193,7 @@ def test_on_a_machine_that_became_another_one_everything_is_measured_anew(tmp_pa
             r"note: the machine is \d+% slower than on 2026-01-02: what was measured then is measured again",
             said,
         )
-        assert second.measurement.throughput.value < 2.5 * first.measurement.throughput.value
+        assert second.measurement.throughput.value < 10 * first.measurement.throughput.value
 
 
 @pytest.mark.usefixtures("same_machine")

@@ -120,6 +120,16 @@ def test_bursts_are_no_differences_of_throughput() -> None:
     assert window.offered_rate == pytest.approx(100, rel=0.01)
 
 
+@pytest.mark.parametrize("rounded_s", [-3e-7, 0.0, 3e-7])
+def test_the_burst_that_the_next_replay_begins_with_is_not_of_this_one(rounded_s: float) -> None:
+    trace = ArrivalTrace(np.array([0.0] * 20 + [1.5]), "d" * 64)
+    window = replayed(trace, trace.rate, 20.0, 1.0)
+    assert len(window.send_s) == 3 * 21
+    end_s = float(window.send_s[0]) + 3 * trace.length_s + rounded_s
+    times, begin_s, end_s = replace(window, duration_s=end_s).events
+    assert len(times) / (end_s - begin_s) == pytest.approx(trace.rate, rel=1e-5)
+
+
 def test_a_request_of_a_trace_that_is_sent_late_is_told_from_one_that_the_generator_calls_late() -> None:
     window = replayed(bursts(400, 40, 40), 100, 1.3)
     assert not window.is_late
