@@ -32,7 +32,7 @@ from tritonc.tuner.objective import (
 MAX_ASKS = 8
 """Windows at most; a typical candidate needs three to five."""
 PRECISION = 0.05
-"""Half of the 95% interval of the throughput that decides, relative to it: no window is added below that."""
+"""Half of the 95% interval of the throughput that decides, relative to it: windows are added to get there."""
 MOST_WINDOWS = 2
 """Of one load in one visit. Visits differ as much as windows do (`statistics.VISIT`), so more of them narrow
 the interval by little; the confirmation visits what matters often."""
@@ -40,6 +40,8 @@ HOPELESS = 0.85
 """A candidate that surely breaks a limit at a load below which, taken one standard error well, it does less
 than this share of what the best one does, taken one badly, is left (design/search.md, "Cut early")."""
 
+_ANOTHER = math.sqrt(2.0)
+"""Another window narrows an interval by no more than that: one that is wider than it can mend is left."""
 _NEAR = 0.1  # a load this close to the limit is measured twice before it is believed
 _FAR = 0.25  # a latency this far beyond its limit is believed at once (design/search.md, "Cut early")
 _AFAR = 1.6  # two levels farther apart than this say little about what is between them
@@ -300,8 +302,8 @@ class LoadSearch:
             return None
         if deciding.times < 2 and self._is_limited and abs(deciding.excess) < _NEAR:
             return deciding.level
-        is_wide = _half_width(deciding.throughput) > PRECISION
-        return deciding.level if is_wide and self._seeks_capacity else None
+        is_in_reach = PRECISION < _half_width(deciding.throughput) <= _ANOTHER * PRECISION
+        return deciding.level if is_in_reach and self._seeks_capacity else None
 
     def _is_beaten(self) -> bool:
         """Whether the incumbent is better: more windows would hardly change that.

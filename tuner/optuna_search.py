@@ -20,7 +20,7 @@ from tritonc.schemas.measurement import Failure, Load
 from tritonc.schemas.spec import Slo
 from tritonc.tuner.capacity import Capacity
 from tritonc.tuner.further_workloads import is_of_further
-from tritonc.tuner.objective import Objective
+from tritonc.tuner.objective import Objective, axes_of, score
 from tritonc.tuner.optuna_storage import (
     Told,
     added,
@@ -28,6 +28,7 @@ from tritonc.tuner.optuna_storage import (
     close_trial,
     end_left_open,
     interrupt_trial,
+    marks_of,
     open_study,
     optuna_at,
     outcome_adapter,
@@ -37,9 +38,11 @@ from tritonc.tuner.points import starting_points
 from tritonc.tuner.search import (
     CLOSED_LOADS,
     PATIENCE,
-    REPEATS,
+    SMALL_GAIN,
     Loads,
     Observation,
+    Promise,
+    Recommendation,
     Search,
     promises_little,
 )
@@ -48,6 +51,8 @@ from tritonc.tuner.trial import Origin, Outcome, Trial, best_of, ranked
 if TYPE_CHECKING:
     import optuna
 
+VISITS = 2
+"""Times that a candidate is measured at most: finalists are measured again by the confirmation, in turns."""
 MODELLED = "tritonc"
 """The sampler that asks a `Search`."""
 
@@ -123,7 +128,7 @@ class OptunaSearch:
         self._expected: dict[Candidate, Load] = {}
         self._open: dict[Candidate, optuna.Trial] = {}
         self._trials: list[Trial] = []
-        self._promises: list[float] = []
+        self._promises: list[Promise] = []
         self._told: list[Told] = []
         with optuna_at(storage):
             self._study = open_study(storage, study)
@@ -136,6 +141,11 @@ class OptunaSearch:
     def is_over(self) -> bool:
         """Whether the last runs in a row promised too little; never where the sampler is one of Optuna's."""
         return promises_little(self._promises)
+
+    @property
+    def least_promise(self) -> float:
+        """What the last run had to promise to be worth it: a gain relative to the best so far."""
+        return self._promises[-1].least if self._promises else SMALL_GAIN
 
     def expected(self, candidate: Candidate) -> Load | None:
         """The load at which the limits of an asked candidate should end; None where there is no guess."""
@@ -213,6 +223,25 @@ class OptunaSearch:
         """`ranked` of its trials."""
         return ranked(self._trials)
 
+    def standings(self) -> tuple[Recommendation, ...]:
+        """The best load of every candidate that can be served, the best first.
+
+        Where there is a model it has its say: one measurement may be off, and it knows those of others.
+        """
+        if self._model is not None and not axes_of(self.goal.objective):
+            return self._model.ranking()
+        return tuple(
+            Recommendation(
+                trial.candidate,
+                found.measurement.load,
+                found.measurement,
+                found.slo_met,
+                score(self.goal.objective, found.worth),
+            )
+            for trial in self.ranked()
+            if (found := trial.capacity) is not None
+        )
+
     def best(self) -> Trial | None:
         """`best_of` its trials."""
         return best_of(self._trials)
@@ -243,10 +272,9 @@ class OptunaSearch:
         if pair is None:
             return None
         candidate, self._expected[pair[0]] = pair
-        promise = {} if self._model.promise is None else {"promise": self._model.promise}
         if candidate in told:
             self._unmark()
-        return self._opened(candidate, asked, told.get(candidate, "sampler"), **promise)
+        return self._opened(candidate, asked, told.get(candidate, "sampler"), **marks_of(self._model.promise))
 
     def again(self, candidate: Candidate) -> None:
         """Asks a candidate once more because what was told of it is void: what is told next is all there is.
@@ -268,9 +296,9 @@ class OptunaSearch:
                 self._study.set_user_attr(mark, None)
 
     def _worn(self) -> set[Candidate]:
-        """Candidates that were measured so often that another time would tell nothing."""
+        """Candidates that were measured so often that the rest is for the confirmation."""
         times = Counter(each.candidate for each in self._told)
-        return {candidate for candidate, count in times.items() if count >= REPEATS}
+        return {candidate for candidate, count in times.items() if count >= VISITS}
 
     def _opened(
         self, planned: Candidate | None, asked: Collection[Candidate], origin: Origin, **marks: float
@@ -332,7 +360,7 @@ def _seed(seed: int, asked: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {asked}".encode()).digest()[:4])
 
 
-def _promised(promise: float | None, outcome: Outcome) -> list[float]:
+def _promised(promise: Promise | None, outcome: Outcome) -> list[Promise]:
     """What a trial's ask promised, twice where it measured several loads: patience counts measured runs.
 
     No more often than that, so that a single ask does not end a search.

@@ -17,7 +17,7 @@ from tritonc.compiler.space import Space
 from tritonc.schemas.errors import SetupError
 from tritonc.schemas.measurement import Failure
 from tritonc.tuner.capacity import Capacity
-from tritonc.tuner.search import Observation
+from tritonc.tuner.search import SMALL_GAIN, Observation, Promise
 from tritonc.tuner.trial import Origin, Outcome, Trial
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Told:
     outcome: Outcome
     origin: Origin
     seconds: float
-    promise: float | None
+    promise: Promise | None
     supersedes: bool
 
 
@@ -133,9 +133,20 @@ def told_by(
         outcome=outcome,
         origin=attrs["origin"],
         seconds=seconds,
-        promise=attrs.get("promise"),
+        promise=_promise(attrs),
         supersedes=bool(attrs.get("supersedes")),
     )
+
+
+def marks_of(promise: Promise | None) -> dict[str, float]:
+    """The attributes that keep what a trial's ask promised."""
+    return {} if promise is None else {"promise": promise.gain, "least_promise": promise.least}
+
+
+def _promise(attrs: Mapping[str, Any]) -> Promise | None:
+    if "promise" not in attrs:
+        return None
+    return Promise(attrs["promise"], attrs.get("least_promise", SMALL_GAIN))
 
 
 def added(trials: list[Trial], told: Told) -> Trial:

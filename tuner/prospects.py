@@ -54,11 +54,15 @@ class Standing:
     excess: Floats
 
     @property
+    def order(self) -> Sequence[int]:
+        """Places, the pair to choose first: worth most, or the least violating where none is likely to do."""
+        wanted = self.objective + np.log(self.kept) if self.kept.max() > _HOPE else -self.excess
+        return [int(place) for place in np.argsort(-wanted, kind="stable")]
+
+    @property
     def best(self) -> int:
-        """The place of the pair to choose: worth most, or the least violating where none is likely to do."""
-        if self.kept.max() > _HOPE:
-            return int(np.argmax(self.objective + np.log(self.kept)))
-        return int(np.argmin(self.excess))
+        """The first of these."""
+        return self.order[0]
 
     @property
     def worth(self) -> Floats:
@@ -120,12 +124,10 @@ class Prospects:
         limits = self._goals.limits.values()
         if not limits:
             return np.zeros(len(table))
-        predicted, noise = self._model.predict(table), self._model.noise
+        predicted = self._model.predict(table)
         means = np.array([_mean(term, table, predicted) for term in limits])
         deviations = np.array([_deviation(term, predicted) for term in limits])
-        noises = np.array(
-            [math.hypot(*(w * noise[name] for name, w in term.weights.items())) for term in limits]
-        )
+        noises = np.array([self._model.scatter(term) for term in limits])
         decisive = np.argmax(means / deviations, axis=0)
         rows = np.arange(len(table))
         return limit_gains(

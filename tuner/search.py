@@ -42,7 +42,7 @@ CLOSED_LOADS: tuple[Load, ...] = tuple(ClosedLoad(concurrency=2**step) for step 
 
 SMALL_GAIN = 0.005
 PATIENCE = 5
-"""The search is over when none of five runs promised 0.5% (design/search.md).
+"""The search is over when none of five runs promised 0.5% (design/search.md), or a fifth of the noise.
 
 On the tables of `benchmarks/laws.py` that is after 16 runs (median) with 0.4% left to gain, with the noise of
 design/search.md after 18 with 0.7%; on the rougher recorded ones of `benchmarks/surfaces` after twice as many
@@ -50,6 +50,8 @@ with 1% and 2.5%. A promise here counts what breaks a limit as worthless, and dr
 falls slower than the expected improvement of design/search.md.
 """
 
+_SMALL_SHARE = 0.2
+"""Of the standard deviation of one measurement: what is less cannot be told, by the confirmation neither."""
 REPEATS = 8
 """Times that a pair is measured at most."""
 _UNSETTLED = 0.03  # a promise below which the leader is rather measured again: one in thirty is far off
@@ -57,6 +59,19 @@ _SEEN = 2  # times that the leader is measured at least, then
 _WIDE = 2000  # candidates of a large space that are scored at a time
 _SURE = 0.5
 _GIVEN_UP = 0.2  # probability to be measurable at all below which a candidate is not tried
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What measuring a pair is expected to gain, relative to the best so far.
+
+    Attributes:
+        gain: that.
+        least: what is worth a run.
+    """
+
+    gain: float
+    least: float = SMALL_GAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +164,7 @@ class Search:
         self._told: list[Observation] = []
         self._open: list[Pair] = []
         self._refused: set[Candidate] = set()
-        self._promises: list[float] = []
+        self._promises: list[Promise] = []
         self._surrogate: Surrogate | None = None
         self._fitted: int | None = None
         alike = [each for each in history if (each.load.kind == "closed") == closed]
@@ -162,8 +177,8 @@ class Search:
         return tuple(self._told)
 
     @property
-    def promise(self) -> float | None:
-        """What the last ask promised to gain, relative to the best so far; None where no model was asked."""
+    def promise(self) -> Promise | None:
+        """What the last ask promised; None where no model was asked."""
         return self._promises[-1] if self._promises else None
 
     @property
@@ -215,14 +230,21 @@ class Search:
 
     def recommend(self) -> Recommendation | None:
         """The best measured pair that keeps the limits, else the least violating; None before any."""
-        seen = self._able()
+        return next(iter(self.ranking()), None)
+
+    def ranking(self) -> tuple[Recommendation, ...]:
+        """The best measured pair of each candidate that can be served, the best candidate first."""
+        seen = dict(self._able())
         if not seen:
-            return None
-        table = self._table([pair for pair, _ in seen])
+            return ()
+        table = self._table(list(seen))
         standing = self._prospects(table, self._equal_shares).standing(table)
-        (candidate, load), measurement = seen[standing.best]
-        kept, objective = standing.kept[standing.best], standing.objective[standing.best]
-        return Recommendation(candidate, load, measurement, bool(kept >= _SURE), float(objective))
+        found: dict[Candidate, Recommendation] = {}
+        for place in standing.order:
+            candidate, load = pair = table.pairs[place]
+            is_kept, objective = bool(standing.kept[place] >= _SURE), float(standing.objective[place])
+            found.setdefault(candidate, Recommendation(candidate, load, seen[pair], is_kept, objective))
+        return tuple(found.values())
 
     def front(self) -> tuple[Recommendation, ...]:
         """The measured pairs that keep the limits and that no other one beats in every objective.
@@ -303,7 +325,8 @@ class Search:
         askable = (*table.pairs, *besides)
         able = [pair for pair in askable if untried & _categories(pair[0])] or list(askable)
         chosen = max(able, key=lambda pair: promised[pair])
-        self._promises.append(float(promised[chosen]))
+        least = max(SMALL_GAIN, _SMALL_SHARE * max(map(self._model().scatter, self._goals.axes)))
+        self._promises.append(Promise(float(promised[chosen]), least))
         leader = known.pairs[int(np.argmax(standing.worth))]
         is_unsettled = len(self._goals.axes) == 1 and times[leader] < _SEEN and leader in askable
         return leader if is_unsettled and promised[chosen] < _UNSETTLED else chosen
@@ -430,10 +453,10 @@ class Search:
         return self._encoding.table(pairs)
 
 
-def promises_little(promises: Sequence[float]) -> bool:
+def promises_little(promises: Sequence[Promise]) -> bool:
     """Whether the last asks in a row promised too little, given what each promised."""
     last = promises[-PATIENCE:]
-    return len(last) == PATIENCE and max(last) < SMALL_GAIN
+    return len(last) == PATIENCE and all(each.gain < each.least for each in last)
 
 
 def _candidates(space: Space | Sequence[Candidate]) -> tuple[Candidate, ...]:

@@ -9,19 +9,21 @@ from dataclasses import dataclass
 
 from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.lock import Configuration, Decision, Digests, Result
-from tritonc.schemas.measurement import EngineInfo, Failure, Hardware, Load, Measurement
+from tritonc.schemas.measurement import EngineInfo, Failure, Hardware, Interval, Load, Measurement
 from tritonc.tuner.capacity import Capacity
 from tritonc.tuner.confirm import LAST_LOOK, MATTERS, Comparison, Role, Verdict, decide
 from tritonc.tuner.encoding import behaviour
 from tritonc.tuner.events import Confirming, Observer, SearchEnded, TrialStarted, Warned
 from tritonc.tuner.front import MEMBERS, Choice, choose, front_of, trials_on_front
 from tritonc.tuner.further_workloads import first_of, further_in
-from tritonc.tuner.objective import axes_of, missed
+from tritonc.tuner.objective import axes_of, missed, weights_of
 from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch
 from tritonc.tuner.race import Entrant, Finisher, Measuring, Sample, race
-from tritonc.tuner.search import PATIENCE, SMALL_GAIN
+from tritonc.tuner.search import PATIENCE
 from tritonc.tuner.session import Session
 from tritonc.tuner.trial import Trial
+
+_Seen = tuple[Candidate, Measurement]
 
 FINALISTS = 3
 _NEAR = 0.10
@@ -91,7 +93,7 @@ def search_candidates(
         if clock() >= deadline and search.trials:
             return observer(SearchEnded("the time is up"))
         if search.is_over:
-            promised = f"the last {PATIENCE} runs or more promised less than {SMALL_GAIN:.1%} each"
+            promised = f"the last {PATIENCE} runs or more promised less than {search.least_promise:.1%} each"
             return observer(SearchEnded(f"{len(search.trials)} trials are finished; {promised}"))
         session.look_at_reference(deadline)
         candidate = search.ask()
@@ -118,7 +120,7 @@ def compared_with(search: OptunaSearch) -> Measurement | None:
 def entrants(
     search: OptunaSearch, previous: Candidate | None, previous_load: Load | None
 ) -> tuple[Entrant, ...]:
-    """Who is measured again: baseline, previous choice and finalists, each at the load it carried.
+    """Who is measured again: baseline, previous choice and finalists, each at the load it should carry.
 
     Finalists keep the SLO and come so near the best that does that noise may have hidden the better one; of
     those that behave alike the best. For a front those on it are finalists. Where none keeps the SLO, the
@@ -134,41 +136,44 @@ def entrants(
     enter(search.space.baseline, "baseline", _carried(search.outcome(search.space.baseline)))
     if previous is not None:
         enter(previous, "previous", _carried(search.outcome(previous)), previous_load)
-    ranked = search.ranked()
-    able = [trial for trial in ranked if trial.capacity is not None and trial.capacity.slo_met]
     alike = [behaviour(candidate) for candidate in chosen]
     is_front = bool(axes_of(search.goal.objective))
-    wanted = trials_on_front(able, search.goal) if is_front else _near_the_best(able)
-    for trial in wanted if able else ranked[:1]:
-        if behaviour(trial.candidate) not in alike:
-            alike.append(behaviour(trial.candidate))
-            enter(trial.candidate, "finalist", _carried(trial.outcome))
+    for candidate, seen in _on_front(search) if is_front else _near_the_best(search):
+        if behaviour(candidate) not in alike:
+            alike.append(behaviour(candidate))
+            enter(candidate, "finalist", seen)
     standing = [entrant for entrant in chosen.values() if entrant.role != "finalist"]
     finalists = [entrant for entrant in chosen.values() if entrant.role == "finalist"]
     return (*standing, *finalists[: MEMBERS if is_front else FINALISTS])
 
 
-def _near_the_best(able: Sequence[Trial]) -> Sequence[Trial]:
-    """Those of trials sorted best first that may be as good as the first."""
-    if not able:
-        return ()
-    best = able[0].capacity
-    assert best is not None
+def _on_front(search: OptunaSearch) -> Sequence[_Seen]:
+    """Candidates on the front with what they carried; the least violating one where none keeps the SLO."""
+    ranked = search.ranked()
+    able = [trial for trial in ranked if trial.capacity is not None and trial.capacity.slo_met]
+    wanted = trials_on_front(able, search.goal) if able else ranked[:1]
+    return [(trial.candidate, trial.capacity.measurement) for trial in wanted if trial.capacity]
+
+
+def _near_the_best(search: OptunaSearch) -> Sequence[_Seen]:
+    """Candidates that may be as good as the best one; the least violating one where none keeps the SLO."""
+    standings = search.standings()
+    best = next(iter(standings), None)
+    if best is None or not best.slo_met:
+        return [(each.candidate, each.measurement) for each in standings[:1]]
+    is_throughput = list(weights_of(search.goal.objective)) == ["throughput"]
     return [
-        trial
-        for trial in able
-        if trial.capacity
-        and best.worth - trial.capacity.worth <= _noise(best, trial.capacity) * abs(best.worth)
+        (each.candidate, each.measurement)
+        for each in standings
+        if each.slo_met
+        and math.expm1(best.objective - each.objective)
+        <= (_noise(best.measurement.throughput, each.measurement.throughput) if is_throughput else _NEAR)
     ]
 
 
-def _noise(one: Capacity, other: Capacity) -> float:
-    """The share of the objective by which two single measurements may differ and mean nothing."""
-    widths = [
-        1 - each.measurement.throughput.low / each.objective
-        for each in (one, other)
-        if each.objective == each.measurement.throughput.value and each.measurement.throughput.low
-    ]
+def _noise(one: Interval, other: Interval) -> float:
+    """The share by which two single measurements may differ and mean nothing."""
+    widths = [1 - each.low / each.value for each in (one, other) if each.low]
     return min(_NEAR, max(MATTERS, math.hypot(*widths))) if len(widths) == 2 else _NEAR
 
 

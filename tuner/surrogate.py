@@ -69,6 +69,7 @@ class Surrogate:
     _models: dict[str, Gaussian] = field(default_factory=dict)
     _law: Law = LAWS[0]
     _beliefs: tuple[float, ...] = ()
+    _variances: dict[str, float] = field(default_factory=dict)
 
     def fit(self, table: Table, measured: Sequence[Measurement]) -> None:
         """Takes in all measurements, at least one; `table` has a row for each."""
@@ -79,7 +80,9 @@ class Surrogate:
             values = np.array([value for value, _ in known]) - self._expected(name, table)
             kind = kind_of(name, table.pairs[0][1])
             model = self._models.setdefault(name, Gaussian(self.encoding.knobs, PRIORS[kind]))
-            model.fit(table.rows, values, np.array([variance for _, variance in known]))
+            variances = np.array([variance for _, variance in known])
+            model.fit(table.rows, values, variances)
+            self._variances[name] = float(np.median(variances))
 
     def predict(self, table: Table) -> Predicted:
         """Mean and standard deviation of every quantity at the pairs of a table."""
@@ -112,8 +115,16 @@ class Surrogate:
 
     @property
     def noise(self) -> Mapping[str, float]:
-        """Standard deviation of one measurement of each quantity."""
+        """Standard deviation of one measurement of each quantity, beside what its interval says."""
         return {name: model.noise for name, model in self._models.items()}
+
+    def scatter(self, term: Term) -> float:
+        """Standard deviation of a term in a typical measurement, with what the intervals say."""
+        noise = {
+            name: math.hypot(model.noise, math.sqrt(self._variances[name]))
+            for name, model in self._models.items()
+        }
+        return math.hypot(*(weight * noise[name] for name, weight in term.weights.items()))
 
     def _likeliest(self, table: Table, measured: Sequence[Measurement]) -> Law:
         """The law that the measurements fit best, as far as they differ."""

@@ -325,8 +325,9 @@ def test_windows_are_added_to_the_deciding_load_only_where_they_matter() -> None
         return Counter(run(search, station(4, 10), noise))[ClosedLoad(concurrency=4)]
 
     assert windows(None, 0.01) == 1
-    assert windows(None, 0.04) == MOST_WINDOWS
-    assert windows(BEST, 0.04) == 1  # 400 a second are surely less, though not hopeless yet
+    assert windows(None, 0.03) == MOST_WINDOWS
+    assert windows(None, 0.06) == 1  # a second one would not be enough
+    assert windows(BEST, 0.03) == 1  # 400 a second are surely less, though not hopeless yet
 
 
 def test_without_a_latency_limit_more_clients_end_where_they_gain_nothing() -> None:

@@ -10,10 +10,10 @@ import pytest
 from tests.tuner.spaces import small_space
 from tests.tuner.tables import candidate, candidates, measured, measurement
 from tritonc.compiler.candidate import Candidate
-from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, OpenLoad
+from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement, OpenLoad
 from tritonc.schemas.spec import Pareto, Slo, SoftLimit
 from tritonc.tuner.pareto import chebyshev, is_on_front
-from tritonc.tuner.search import CLOSED_LOADS, Observation, Search
+from tritonc.tuner.search import CLOSED_LOADS, SMALL_GAIN, Observation, Search
 
 SLO = Slo(p99_latency_ms=25)
 CANDIDATES = candidates()
@@ -325,3 +325,35 @@ def test_the_front_of_one_objective_is_the_best_pair():
     assert search.front() == ()
     run(search, 10)
     assert [member.candidate for member in search.front()] == [search.recommend().candidate]
+
+
+def test_a_candidate_whose_last_measurement_was_off_stays_near_the_best():
+    search = Search(CANDIDATES, "throughput", SLO, seed=1)
+    run(search, 15)
+    best = search.recommend()
+    assert best is not None
+    seen = best.measurement
+    off = seen.model_copy(update={"throughput": Interval(value=seen.throughput.value / 1.8)})
+    search.tell(best.candidate, best.load, off)
+    ranking = search.ranking()
+    assert best.candidate in [each.candidate for each in ranking[:3]]
+    assert len({each.candidate for each in ranking}) == len(ranking)
+    assert ranking[0] == search.recommend()
+
+
+def test_what_is_worth_a_run_grows_with_what_measurements_say_of_their_own_noise():
+    def least(half: float) -> float:
+        def noisy(one: Candidate, load: Load) -> Measurement:
+            seen = measured(one, load)
+            value = seen.throughput.value
+            interval = Interval(value=value, low=value * (1 - half), high=value * (1 + half))
+            return seen.model_copy(update={"throughput": interval})
+
+        search = Search(CANDIDATES, "throughput", SLO, seed=1)
+        run(search, 6, noisy)
+        search.ask()
+        assert search.promise is not None
+        return search.promise.least
+
+    assert least(0.0) == SMALL_GAIN
+    assert least(0.2) == pytest.approx(0.2 * 0.2 / 1.96, rel=0.1)
