@@ -42,7 +42,8 @@ than this share of what the best one does, taken one badly, is left (design/sear
 
 _ANOTHER = math.sqrt(2.0)
 """Another window narrows an interval by no more than that: one that is wider than it can mend is left."""
-_NEAR = 0.1  # a load this close to the limit is measured twice before it is believed
+_NEAR = 0.1
+"""A load this close to the limit is measured twice before it is believed, unless the noise is larger."""
 _FAR = 0.25  # a latency this far beyond its limit is believed at once (design/search.md, "Cut early")
 _AFAR = 1.6  # two levels farther apart than this say little about what is between them
 _SLACK = 1.1  # throughput falls a little far above saturation (fact 6), and one window may be off
@@ -300,7 +301,7 @@ class LoadSearch:
                 return points[above].level
         if deciding.times >= MOST_WINDOWS:
             return None
-        if deciding.times < 2 and self._is_limited and abs(deciding.excess) < _NEAR:
+        if self._is_limited and abs(deciding.excess) < _NEAR and deciding.error < _NEAR:
             return deciding.level
         is_in_reach = PRECISION < _half_width(deciding.throughput) <= _ANOTHER * PRECISION
         return deciding.level if is_in_reach and self._seeks_capacity else None
