@@ -226,9 +226,12 @@ class OptunaSearch:
     def standings(self) -> tuple[Recommendation, ...]:
         """The best load of every candidate that can be served, the best first.
 
-        Where there is a model it has its say: one measurement may be off, and it knows those of others.
+        Where there is a model it has its say: one measurement may be off, and it knows those of others. Of
+        joint candidates it does not know which limits they miss, so they are ranked as they were measured.
         """
-        if self._model is not None and not axes_of(self.goal.objective):
+        measured = [trial.capacity for trial in self._trials if trial.capacity is not None]
+        is_joint = any(capacity.members for capacity in measured)
+        if self._model is not None and not is_joint and not axes_of(self.goal.objective):
             return self._model.ranking()
         return tuple(
             Recommendation(

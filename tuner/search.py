@@ -45,7 +45,7 @@ PATIENCE = 5
 """The search is over when none of five runs promised 0.5% (design/search.md), or a fifth of the noise.
 
 On the tables of `benchmarks/laws.py` that is after 16 runs (median) with 0.4% left to gain, with the noise of
-design/search.md after 18 with 0.7%; on the rougher recorded ones of `benchmarks/surfaces` after twice as many
+design/search.md after 19 with 0.8%; on the rougher recorded ones of `benchmarks/surfaces` after twice as many
 with 1% and 2.5%. A promise here counts what breaks a limit as worthless, and draws from Student's t, so it
 falls slower than the expected improvement of design/search.md.
 """
