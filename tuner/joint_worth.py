@@ -135,7 +135,7 @@ class Members:
 
 
 def _half_width(seen: Interval) -> float:
-    """Half of the interval of a logarithm; 0 where it is unknown."""
-    if not seen.low or seen.high is None:
+    """Half of the interval, relative to the value: about that of its logarithm; 0 where it is unknown."""
+    if seen.low is None or seen.high is None or seen.value <= 0:
         return 0.0
-    return math.log(seen.high / seen.low) / 2
+    return (seen.high - seen.low) / (2 * seen.value)

@@ -48,6 +48,7 @@ _FAR = 0.25  # a latency this far beyond its limit is believed at once (design/s
 _AFAR = 1.6  # two levels farther apart than this say little about what is between them
 _SLACK = 1.1  # throughput falls a little far above saturation (fact 6), and one window may be off
 _NORMAL = 1.96  # standard errors in half of a 95% interval
+_UNBOUNDED = 2.0  # a logarithm: how far below a value an interval goes that ends at nothing
 _STRAY = 1.4  # p99 over average is nearly constant within a model (fact 3): beyond that it is noise
 
 
@@ -390,9 +391,9 @@ def _error(limits: Mapping[Percentile, float], measured: Measurement) -> float:
     if worst is None:
         return 0.0
     seen = measured.latency_ms[worst]
-    if seen.low is None or seen.low <= 0:
+    if seen.low is None or seen.value <= 0:
         return 0.0
-    below = math.log(seen.value / seen.low)
+    below = math.log(seen.value / seen.low) if seen.low > 0 else _UNBOUNDED
     above = math.log(seen.high / seen.value) if seen.high is not None else 2 * below
     return (below + above) / 2 / _NORMAL
 

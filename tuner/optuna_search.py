@@ -20,7 +20,7 @@ from tritonc.schemas.measurement import Failure, Load
 from tritonc.schemas.spec import Slo
 from tritonc.tuner.capacity import Capacity
 from tritonc.tuner.further_workloads import is_of_further
-from tritonc.tuner.objective import Objective, axes_of, score
+from tritonc.tuner.objective import Objective, axes_of, score, weights_of
 from tritonc.tuner.optuna_storage import (
     Told,
     added,
@@ -41,6 +41,7 @@ from tritonc.tuner.search import (
     SMALL_GAIN,
     Loads,
     Observation,
+    Pair,
     Promise,
     Recommendation,
     Search,
@@ -144,8 +145,8 @@ class OptunaSearch:
 
     @property
     def least_promise(self) -> float:
-        """What the last run had to promise to be worth it: a gain relative to the best so far."""
-        return self._promises[-1].least if self._promises else SMALL_GAIN
+        """What the last runs had to promise to be worth it: a gain relative to the best so far."""
+        return max((each.least for each in self._promises[-PATIENCE:]), default=SMALL_GAIN)
 
     def expected(self, candidate: Candidate) -> Load | None:
         """The load at which the limits of an asked candidate should end; None where there is no guess."""
@@ -224,15 +225,16 @@ class OptunaSearch:
         return ranked(self._trials)
 
     def standings(self) -> tuple[Recommendation, ...]:
-        """The best load of every candidate that can be served, the best first.
+        """Every measured candidate at a load that decided about it, the best first.
 
-        Where there is a model it has its say: one measurement may be off, and it knows those of others. Of
-        joint candidates it does not know which limits they miss, so they are ranked as they were measured.
+        Where there is a model it has its say, also about which of two visits is believed: one measurement may
+        be off, and it knows those of others. It has none where it does not know what decides: the limits that
+        joint candidates miss, and further workloads where all miss one, or an objective that some did not
+        show.
         """
-        measured = [trial.capacity for trial in self._trials if trial.capacity is not None]
-        is_joint = any(capacity.members for capacity in measured)
-        if self._model is not None and not is_joint and not axes_of(self.goal.objective):
-            return self._model.ranking()
+        model = self._model if self._knows_what_decides else None
+        if model is not None and (ranking := model.ranking(self._decided)):
+            return ranking
         return tuple(
             Recommendation(
                 trial.candidate,
@@ -244,6 +246,26 @@ class OptunaSearch:
             for trial in self.ranked()
             if (found := trial.capacity) is not None
         )
+
+    @property
+    def _knows_what_decides(self) -> bool:
+        """Whether the model knows all that the measured candidates are judged by."""
+        measured = [trial.capacity for trial in self._trials if trial.capacity is not None]
+        if axes_of(self.goal.objective) or any(capacity.members for capacity in measured):
+            return False
+        shown = (capacity.measurement.joules_per_inference for capacity in measured)
+        return "energy" not in weights_of(self.goal.objective) or None not in shown
+
+    @property
+    def _decided(self) -> Collection[Pair]:
+        """The loads that decided about candidates, in every measurement that still counts."""
+        found: dict[Candidate, list[Load]] = {}
+        for each in self._told:
+            if each.supersedes:
+                found.pop(each.candidate, None)
+            if isinstance(each.outcome, Capacity):
+                found.setdefault(each.candidate, []).append(each.outcome.measurement.load)
+        return {(candidate, load) for candidate, loads in found.items() for load in loads}
 
     def best(self) -> Trial | None:
         """`best_of` its trials."""
@@ -300,7 +322,9 @@ class OptunaSearch:
 
     def _worn(self) -> set[Candidate]:
         """Candidates that were measured so often that the rest is for the confirmation."""
-        times = Counter(each.candidate for each in self._told)
+        times = Counter[Candidate]()
+        for each in self._told:
+            times[each.candidate] = 1 if each.supersedes else times[each.candidate] + 1
         return {candidate for candidate, count in times.items() if count >= VISITS}
 
     def _opened(

@@ -71,7 +71,12 @@ def _speed(measured: Measurement) -> tuple[float, float]:
 
 
 def _half_width(interval: Interval) -> float:
-    """Half of the interval, relative to the value: about that of its logarithm; 0 where it is unknown."""
-    if interval.low is None or interval.high is None or interval.value <= 0:
+    """Half of the interval, relative to the value: about that of its logarithm; 0 where it is unknown.
+
+    An upper end that is unknown is taken to be twice as far away as the lower one.
+    """
+    if interval.low is None or interval.value <= 0:
         return 0.0
-    return (interval.high - interval.low) / (2 * interval.value)
+    below = interval.value - interval.low
+    above = 2 * below if interval.high is None else interval.high - interval.value
+    return (below + above) / (2 * interval.value)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -230,21 +230,37 @@ class Search:
 
     def recommend(self) -> Recommendation | None:
         """The best measured pair that keeps the limits, else the least violating; None before any."""
-        return next(iter(self.ranking()), None)
+        return next(iter(self._ranked(dict(self._able()))), None)
 
-    def ranking(self) -> tuple[Recommendation, ...]:
-        """The best measured pair of each candidate that can be served, the best candidate first."""
-        seen = dict(self._able())
+    def ranking(self, among: Collection[Pair]) -> tuple[Recommendation, ...]:
+        """The best of these pairs of each candidate that can be served, the best candidate first.
+
+        Pairs that more likely keep the limits than not come first. Candidates that failed are left out, and
+        so are those that were refused.
+
+        Args:
+            among: pairs; those that were not measured are left out, too.
+        """
+        out = self._out(())
+        seen = {pair: shown for pair, shown in self._measured() if pair in among and pair[0] not in out}
+        ranked = sorted(self._ranked(seen), key=lambda each: not each.slo_met)
+        found: dict[Candidate, Recommendation] = {}
+        for each in ranked:
+            found.setdefault(each.candidate, each)
+        return tuple(found.values())
+
+    def _ranked(self, seen: Mapping[Pair, Measurement]) -> list[Recommendation]:
+        """Measured pairs, the one to choose first."""
         if not seen:
-            return ()
+            return []
         table = self._table(list(seen))
         standing = self._prospects(table, self._equal_shares).standing(table)
-        found: dict[Candidate, Recommendation] = {}
+        found = []
         for place in standing.order:
             candidate, load = pair = table.pairs[place]
             is_kept, objective = bool(standing.kept[place] >= _SURE), float(standing.objective[place])
-            found.setdefault(candidate, Recommendation(candidate, load, seen[pair], is_kept, objective))
-        return tuple(found.values())
+            found.append(Recommendation(candidate, load, seen[pair], is_kept, objective))
+        return found
 
     def front(self) -> tuple[Recommendation, ...]:
         """The measured pairs that keep the limits and that no other one beats in every objective.

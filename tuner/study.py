@@ -120,7 +120,7 @@ def compared_with(search: OptunaSearch) -> Measurement | None:
 def entrants(
     search: OptunaSearch, previous: Candidate | None, previous_load: Load | None
 ) -> tuple[Entrant, ...]:
-    """Who is measured again: baseline, previous choice and finalists, each at the load it should carry.
+    """Who is measured again: baseline, previous choice and finalists, each at a load that decided about it.
 
     Finalists keep the SLO and come so near the best that does that noise may have hidden the better one; of
     those that behave alike the best. For a front those on it are finalists. Where none keeps the SLO, the
@@ -157,16 +157,19 @@ def _on_front(search: OptunaSearch) -> Sequence[_Seen]:
 
 def _near_the_best(search: OptunaSearch) -> Sequence[_Seen]:
     """Candidates that may be as good as the best one; the least violating one where none keeps the SLO."""
-    standings = search.standings()
-    best = next(iter(standings), None)
-    if best is None or not best.slo_met:
-        return [(each.candidate, each.measurement) for each in standings[:1]]
+    able = [each for each in search.standings() if each.slo_met]
+    if not able:
+        least = search.best()
+        return (
+            [] if least is None or least.capacity is None else [(least.candidate, least.capacity.measurement)]
+        )
+    best = able[0]
     is_throughput = list(weights_of(search.goal.objective)) == ["throughput"]
     return [
         (each.candidate, each.measurement)
-        for each in standings
-        if each.slo_met
-        and math.expm1(best.objective - each.objective)
+        for each in able
+        if each.objective >= best.objective
+        or math.expm1(best.objective - each.objective)
         <= (_noise(best.measurement.throughput, each.measurement.throughput) if is_throughput else _NEAR)
     ]
 

@@ -48,6 +48,7 @@ _SEEN: Mapping[str, tuple[Callable[[Measurement], float | None], float]] = {
 _BLAME = 30.0  # how quickly failures are put down to a knob (the inverse of a ridge penalty)
 _CERTAIN = 50.0  # a logarithm of odds
 _FEWEST_FOR_LAW = 3
+_UNBOUNDED = 2.0  # a logarithm: how far below a value an interval goes that ends at nothing
 _SOURCE_BELIEF = 0.7
 _FEWEST_RANKS = 3
 _SOURCE_WEIGHT = 4.0  # measurements after which rank agreement counts as much as the first belief
@@ -219,8 +220,8 @@ def _variance(interval: Interval) -> float:
 
     An end that the sample is too small for is taken to be twice as far away as the other one.
     """
-    if not interval.low or interval.value <= interval.low:
+    if interval.low is None or interval.value <= interval.low:
         return 0.0
-    below = math.log(interval.value / interval.low)
+    below = math.log(interval.value / interval.low) if interval.low > 0 else _UNBOUNDED
     above = math.log(interval.high / interval.value) if interval.high is not None else 2 * below
     return ((below + above) / 3.92) ** 2

@@ -454,3 +454,25 @@ def test_a_miss_under_another_workload_teaches_the_model_to_leave_such_candidate
     search.tell(first, outcome_of(first))
     for one in (search, opened(sampler="tritonc", storage=tmp_path / "optuna.db")):
         assert one._model._refused == set()
+
+
+def test_a_measurement_that_another_one_superseded_does_not_count_as_a_visit():
+    search = opened(sampler="tritonc", goal=Goal("throughput", Slo(p99_latency_ms=30)))
+    first = search.ask()
+    search.tell(first, capacity(100.0))
+    search.again(first)
+    search.tell(first, capacity(110.0))
+    assert search._worn() == set()
+
+
+def test_where_all_miss_a_limit_of_another_workload_they_stand_as_they_were_measured():
+    search = opened(sampler="tritonc", goal=Goal("throughput", Slo(p99_latency_ms=30)))
+    told = {}
+    for throughput, missed in ((300.0, 3.0), (200.0, 0.5), (100.0, 0.02)):
+        candidate = search.ask()
+        told[missed] = candidate
+        violations = {"workload 2: p99_latency_ms": missed}
+        search.tell(candidate, replace(capacity(throughput), slo_met=False, violations=violations))
+    standings = search.standings()
+    assert [each.candidate for each in standings] == [told[0.02], told[0.5], told[3.0]]
+    assert not any(each.slo_met for each in standings)

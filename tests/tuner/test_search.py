@@ -335,10 +335,27 @@ def test_a_candidate_whose_last_measurement_was_off_stays_near_the_best():
     seen = best.measurement
     off = seen.model_copy(update={"throughput": Interval(value=seen.throughput.value / 1.8)})
     search.tell(best.candidate, best.load, off)
-    ranking = search.ranking()
+    pairs = {(each.candidate, each.load) for each in search.observations}
+    ranking = search.ranking(pairs)
     assert best.candidate in [each.candidate for each in ranking[:3]]
     assert len({each.candidate for each in ranking}) == len(ranking)
-    assert ranking[0] == search.recommend()
+    search.tell(best.candidate, best.load, CRASH)
+    assert best.candidate not in [each.candidate for each in search.ranking(pairs)]
+
+
+def test_a_ranking_begins_with_what_keeps_the_limits_and_is_among_what_was_asked_for():
+    load = ClosedLoad(concurrency=8)
+    search = Search(CANDIDATES, "throughput", SLO)
+    told = {one: measurement(load, 600.0 + place, 8000 / 600) for place, one in enumerate(CANDIDATES[:6])}
+    fast = measurement(load, 3000.0, 8000 / 3000)
+    missed = {**fast.latency_ms, "p99": Interval(value=27.0)}
+    told[CANDIDATES[6]] = fast.model_copy(update={"latency_ms": missed})
+    for one, shown in [*told.items(), *3 * [(CANDIDATES[6], told[CANDIDATES[6]])]]:
+        search.tell(one, load, shown)
+    ranking = search.ranking({(one, load) for one in told})
+    assert [each.slo_met for each in ranking] == sorted((each.slo_met for each in ranking), reverse=True)
+    assert ranking[0].candidate != CANDIDATES[6]
+    assert [each.candidate for each in search.ranking({(CANDIDATES[6], load)})] == [CANDIDATES[6]]
 
 
 def test_what_is_worth_a_run_grows_with_what_measurements_say_of_their_own_noise():
