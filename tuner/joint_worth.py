@@ -14,6 +14,7 @@ from tritonc.tuner.measuring import StandMeasuring
 from tritonc.tuner.objective import weights_of
 from tritonc.tuner.race import is_mendable
 from tritonc.tuner.sample import Sample
+from tritonc.tuner.statistics import half_width
 
 JOINT_LOAD = ClosedLoad(concurrency=1)
 """What stands for the loads that the members of a candidate carried in its trial; 2, 3 and so on in its place
@@ -88,7 +89,7 @@ class Members:
     def together(self, members: dict[str, Measurement], load: Load = JOINT_LOAD) -> Together:
         """What all members do, from what each does; `tuner.together` says what its throughput means."""
         score = sum(self._shares[m] * self.by_model[m].score(seen) for m, seen in members.items())
-        half = math.hypot(*(self._shares[m] * _half_width(seen.throughput) for m, seen in members.items()))
+        half = math.hypot(*(self._shares[m] * half_width(seen.throughput) for m, seen in members.items()))
         value = math.exp(score)
         return Together(
             load=load,
@@ -132,10 +133,3 @@ class Members:
         for model, seen in members_in(measurement).items():
             found |= named(model, what(self.by_model[model], seen))
         return found
-
-
-def _half_width(seen: Interval) -> float:
-    """Half of the interval, relative to the value: about that of its logarithm; 0 where it is unknown."""
-    if seen.low is None or seen.high is None or seen.value <= 0:
-        return 0.0
-    return (seen.high - seen.low) / (2 * seen.value)

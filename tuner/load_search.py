@@ -28,6 +28,7 @@ from tritonc.tuner.objective import (
     soft_violations,
     weights_of,
 )
+from tritonc.tuner.statistics import half_width, standard_error
 
 MAX_ASKS = 8
 """Windows at most; a typical candidate needs three to five."""
@@ -48,7 +49,6 @@ _FAR = 0.25  # a latency this far beyond its limit is believed at once (design/s
 _AFAR = 1.6  # two levels farther apart than this say little about what is between them
 _SLACK = 1.1  # throughput falls a little far above saturation (fact 6), and one window may be off
 _NORMAL = 1.96  # standard errors in half of a 95% interval
-_UNBOUNDED = 2.0  # a logarithm: how far below a value an interval goes that ends at nothing
 _STRAY = 1.4  # p99 over average is nearly constant within a model (fact 3): beyond that it is noise
 
 
@@ -304,7 +304,7 @@ class LoadSearch:
             return None
         if self._is_limited and abs(deciding.excess) < _NEAR and deciding.error < _NEAR:
             return deciding.level
-        is_in_reach = PRECISION < _half_width(deciding.throughput) <= _ANOTHER * PRECISION
+        is_in_reach = PRECISION < half_width(deciding.throughput) <= _ANOTHER * PRECISION
         return deciding.level if is_in_reach and self._seeks_capacity else None
 
     def _is_beaten(self) -> bool:
@@ -390,12 +390,7 @@ def _error(limits: Mapping[Percentile, float], measured: Measurement) -> float:
     worst = max(limits, key=lambda name: measured.latency_ms[name].value / limits[name], default=None)
     if worst is None:
         return 0.0
-    seen = measured.latency_ms[worst]
-    if seen.low is None or seen.value <= 0:
-        return 0.0
-    below = math.log(seen.value / seen.low) if seen.low > 0 else _UNBOUNDED
-    above = math.log(seen.high / seen.value) if seen.high is not None else 2 * below
-    return (below + above) / 2 / _NORMAL
+    return standard_error(measured.latency_ms[worst])
 
 
 def _is_stray(low: Point, high: Point) -> bool:
@@ -411,13 +406,6 @@ def _at_least(seen: Interval) -> float:
 def _at_most(seen: Interval) -> float:
     """One standard error above what was seen; the value itself where that is unknown."""
     return seen.value if seen.high is None else seen.value + (seen.high - seen.value) / _NORMAL
-
-
-def _half_width(seen: Interval) -> float:
-    """Half of an interval, relative to its value; 0 where it is unknown: another window would not help."""
-    if seen.low is None or seen.high is None or seen.value <= 0:
-        return 0.0
-    return (seen.high - seen.low) / 2 / seen.value
 
 
 def _full(limits: Mapping[Percentile, float]) -> list[str]:

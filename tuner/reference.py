@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 
-from tritonc.schemas.measurement import Interval, Measurement
+from tritonc.schemas.measurement import Measurement
+from tritonc.tuner.statistics import half_width
 
 SHARE = 0.04
 """Of the search's time that goes into looking at the reference, at most."""
@@ -65,18 +66,6 @@ def _speed(measured: Measurement) -> tuple[float, float]:
     That is throughput, or where a rate is given the inverse of the average latency.
     """
     if measured.load.kind == "closed":
-        return measured.throughput.value, _half_width(measured.throughput)
+        return measured.throughput.value, half_width(measured.throughput)
     latency = measured.latency_ms["avg"]
-    return 1 / latency.value, _half_width(latency)
-
-
-def _half_width(interval: Interval) -> float:
-    """Half of the interval, relative to the value: about that of its logarithm; 0 where it is unknown.
-
-    An upper end that is unknown is taken to be twice as far away as the lower one.
-    """
-    if interval.low is None or interval.value <= 0:
-        return 0.0
-    below = interval.value - interval.low
-    above = 2 * below if interval.high is None else interval.high - interval.value
-    return (below + above) / (2 * interval.value)
+    return 1 / latency.value, half_width(latency)

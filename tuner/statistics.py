@@ -34,6 +34,7 @@ _MOST_FREEDOM = 60
 """What is known longest is forgotten beyond this: a machine may become noisier."""
 _SLOPE = 0.02
 """Latency gained a second above which a queue grows: 98% of what is sent is completed then."""
+_UNBOUNDED = 2.0
 _QUARTERS = 4
 _LONGER = 1.5
 
@@ -326,6 +327,31 @@ def _median_slope(x: Floats, y: Floats) -> float:
         return 0.0
     slopes: npt.NDArray[Any] = (y[second] - y[first])[usable] / apart[usable]
     return float(np.median(slopes))
+
+
+def half_width(interval: Interval) -> float:
+    """Half of an interval, relative to its value: about that of its logarithm; 0 where it is unknown.
+
+    An upper end that is unknown is taken to be twice as far away as the lower one.
+    """
+    if interval.low is None or interval.value <= 0:
+        return 0.0
+    below = interval.value - interval.low
+    above = 2 * below if interval.high is None else interval.high - interval.value
+    return (below + above) / (2 * interval.value)
+
+
+def standard_error(interval: Interval) -> float:
+    """That of a value's logarithm, from its two-sided 95% interval; 0 where it is unknown.
+
+    An upper end that the sample is too small for is taken to be twice as far away as the lower one, and a
+    lower end of nothing a factor of e squared.
+    """
+    if interval.low is None or interval.value <= 0:
+        return 0.0
+    below = math.log(interval.value / interval.low) if interval.low > 0 else _UNBOUNDED
+    above = 2 * below if interval.high is None else math.log(interval.high / interval.value)
+    return (below + above) / 2 / _normal_quantile()
 
 
 def settled(earlier: float, later: float, tolerance: float) -> bool:

@@ -159,10 +159,7 @@ def _near_the_best(search: OptunaSearch) -> Sequence[_Seen]:
     """Candidates that may be as good as the best one; the least violating one where none keeps the SLO."""
     able = [each for each in search.standings() if each.slo_met]
     if not able:
-        least = search.best()
-        return (
-            [] if least is None or least.capacity is None else [(least.candidate, least.capacity.measurement)]
-        )
+        return [(each.candidate, each.capacity.measurement) for each in search.ranked()[:1] if each.capacity]
     best = able[0]
     is_throughput = list(weights_of(search.goal.objective)) == ["throughput"]
     return [

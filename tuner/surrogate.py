@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tritonc.schemas.measurement import Interval, Load, Measurement
+from tritonc.schemas.measurement import Load, Measurement
 from tritonc.tuner.encoding import LAWS, Encoding, Law, Table, in_flight
 from tritonc.tuner.gaussian import STRAY_ODDS, STRAY_VARIANCE, Gaussian, Prior
 from tritonc.tuner.objective import held_memory_bytes
+from tritonc.tuner.statistics import standard_error
 from tritonc.tuner.terms import Term
 
 Floats = npt.NDArray[np.float64]
@@ -48,7 +49,6 @@ _SEEN: Mapping[str, tuple[Callable[[Measurement], float | None], float]] = {
 _BLAME = 30.0  # how quickly failures are put down to a knob (the inverse of a ridge penalty)
 _CERTAIN = 50.0  # a logarithm of odds
 _FEWEST_FOR_LAW = 3
-_UNBOUNDED = 2.0  # a logarithm: how far below a value an interval goes that ends at nothing
 _SOURCE_BELIEF = 0.7
 _FEWEST_RANKS = 3
 _SOURCE_WEIGHT = 4.0  # measurements after which rank agreement counts as much as the first belief
@@ -204,24 +204,12 @@ def quantity(name: str, measured: Measurement) -> tuple[float, float]:
     """A quantity's logarithm in a measurement, and the variance that its interval says."""
     throughput = max(1e-9, measured.throughput.value)
     if name == "throughput":
-        return math.log(throughput), _variance(measured.throughput)
+        return math.log(throughput), standard_error(measured.throughput) ** 2
     if name in _SEEN:
         seen, least = _SEEN[name]
         return math.log(max(least, seen(measured) or 0.0)), 0.0
     latency = measured.latency_ms[name]  # type: ignore[index]
     value = math.log(max(1e-9, latency.value))
     if measured.load.kind == "closed":
-        return value - math.log(1000 * in_flight(measured.load) / throughput), _variance(latency)
-    return value, _variance(latency)
-
-
-def _variance(interval: Interval) -> float:
-    """Of the logarithm, from a two-sided 95% interval; 0 where nothing is known of it.
-
-    An end that the sample is too small for is taken to be twice as far away as the other one.
-    """
-    if interval.low is None or interval.value <= interval.low:
-        return 0.0
-    below = math.log(interval.value / interval.low) if interval.low > 0 else _UNBOUNDED
-    above = math.log(interval.high / interval.value) if interval.high is not None else 2 * below
-    return ((below + above) / 3.92) ** 2
+        value -= math.log(1000 * in_flight(measured.load) / throughput)
+    return value, standard_error(latency) ** 2

@@ -330,6 +330,19 @@ def test_windows_are_added_to_the_deciding_load_only_where_they_matter() -> None
     assert windows(BEST, 0.03) == 1  # 400 a second are surely less, though not hopeless yet
 
 
+@pytest.mark.parametrize(("error", "windows"), [(0.02, 2), (0.2, 1)])
+def test_a_load_near_its_limit_is_seen_twice_unless_the_noise_is_larger(error: float, windows: int) -> None:
+    workload, limit = ClosedWorkload(max_concurrency=1), Slo(p99_latency_ms=21)
+    search = LoadSearch(workload, limit, "throughput")
+    asked = 0
+    while (load := search.ask()) is not None:
+        asked += 1
+        seen = measured(load, 50.0, 20.0, 0.0)
+        p99 = Interval(value=20.0, low=20 * math.exp(-1.96 * error), high=20 * math.exp(1.96 * error))
+        search.tell(load, seen.model_copy(update={"latency_ms": {**seen.latency_ms, "p99": p99}}))
+    assert asked == windows
+
+
 def test_without_a_latency_limit_more_clients_end_where_they_gain_nothing() -> None:
     search = LoadSearch(
         ClosedWorkload(max_concurrency=64), Slo(), "throughput", saturated=saturated(station(4, 10))

@@ -9,6 +9,7 @@ import random
 import signal
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, 
 from tritonc.schemas.spec import Slo
 from tritonc.tuner.optuna_search import VISITS, Goal, OptunaSearch, _promised
 from tritonc.tuner.optuna_storage import finished_trials, observations_in, study_names
-from tritonc.tuner.search import CLOSED_LOADS, PATIENCE, Promise, Search
+from tritonc.tuner.search import CLOSED_LOADS, PATIENCE, SMALL_GAIN, Promise, Search
 
 SPACE = small_space()
 CRASH = Failure(reason="server_crashed", detail="signal 11")
@@ -476,3 +477,26 @@ def test_where_all_miss_a_limit_of_another_workload_they_stand_as_they_were_meas
     standings = search.standings()
     assert [each.candidate for each in standings] == [told[0.02], told[0.5], told[3.0]]
     assert not any(each.slo_met for each in standings)
+
+
+def test_joint_candidates_stand_as_they_were_measured_as_the_model_knows_none_of_their_limits():
+    search = opened(sampler="tritonc")
+    told = {}
+    for throughput, missed in ((300.0, 0.5), (100.0, 0.0)):
+        candidate = search.ask()
+        told[missed] = candidate
+        whole = capacity(throughput, missed)
+        search.tell(candidate, replace(whole, members={"mlp": whole.measurement}))
+    assert [each.candidate for each in search.standings()] == [told[0.0], told[0.5]]
+
+
+def test_a_promise_of_an_older_study_was_worth_a_run_from_half_a_percent_on(tmp_path: Path):
+    search = opened(sampler="tritonc", storage=tmp_path / "optuna.db")
+    for throughput in (100.0, 110.0, 120.0):
+        search.tell(search.ask(), capacity(throughput))
+    with closing(sqlite3.connect(tmp_path / "optuna.db")) as database, database:
+        old = database.execute("DELETE FROM trial_user_attributes WHERE key = 'least_promise'").rowcount
+    assert old == 2
+    again = opened(sampler="tritonc", storage=tmp_path / "optuna.db")
+    assert again.least_promise == SMALL_GAIN
+    assert [each.gain for each in again._promises] == [each.gain for each in search._promises]

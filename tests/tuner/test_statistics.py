@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtri
 
-from tritonc.tuner.statistics import grows, mean_interval, quantile_interval, rate_interval, settled
+from tritonc.schemas.measurement import Interval
+from tritonc.tuner.statistics import (
+    grows,
+    half_width,
+    mean_interval,
+    quantile_interval,
+    rate_interval,
+    settled,
+    standard_error,
+)
 
 
 @pytest.mark.parametrize(("count", "known"), [(1, False), (367, False), (368, True), (5000, True)])
@@ -126,3 +137,14 @@ def test_a_throughput_is_settled_once_it_rises_no_more() -> None:
     assert settled(100, 109, 0.1)
     assert settled(100, 50, 0.1)
     assert not settled(0, 1, 0.1)
+
+
+def test_the_width_and_the_error_of_an_interval_and_of_one_that_is_open_or_ends_at_nothing() -> None:
+    known, ends_at_nothing = Interval(value=100, low=90, high=120), Interval(value=100, low=0, high=200)
+    is_open, bare = Interval(value=100, low=90), Interval(value=100)
+    widths = [half_width(each) for each in (known, is_open, ends_at_nothing, bare, Interval(value=0, low=0))]
+    assert widths == pytest.approx([0.15, 0.15, 1.0, 0.0, 0.0])
+    assert standard_error(known) == pytest.approx(math.log(120 / 90) / 2 / 1.96, rel=1e-3)
+    assert standard_error(is_open) == pytest.approx(1.5 * math.log(100 / 90) / 1.96, rel=1e-3)
+    assert standard_error(ends_at_nothing) == pytest.approx((2 + math.log(2)) / 2 / 1.96, rel=1e-3)
+    assert standard_error(bare) == 0.0
