@@ -31,6 +31,7 @@ _FREEDOM = 5.0
 _DRAWS = 256  # of the model, to count what is to be gained; a power of two, for Sobol's sequence
 _AT_ONCE = 4000  # pairs that draws are made for: of each they take 9 kB
 _MOST = 3.0  # a logarithm: nothing promises more than twenty times the best
+_HIDDEN = math.log(2.3)  # the farthest that a measurement is off (design/search.md, fact 5)
 _OWN_SHARE = 0.5  # of the noise that is a pair's own and would be there again
 _HOPE = 0.01  # probability to keep the limits below which the least violating pair is the better choice
 _TIMES = (1, 2, 4)
@@ -137,7 +138,8 @@ class Prospects:
     def of_doubts(self, table: Table, measured: Sequence[Measurement], best: float, worth: float) -> Floats:
         """Expected gain of measuring pairs again because what was seen of them may be off.
 
-        What all others say of a pair, times the probability that its own measurement means nothing.
+        What all others say of a pair, as far as a measurement that is off can hide it, times the probability
+        that its own one means nothing.
 
         Args:
             table: a row for each measurement that the model is fitted to.
@@ -146,11 +148,14 @@ class Prospects:
             worth: of that pair, relative to its objective.
         """
         others, off = self._model.left_out(table, measured)
-        return self._gain(table, others, best, worth) * off
+        seen = self._aim([_seen(term, table, measured) for term in self._goals.axes])
+        return self._gain(table, others, best, worth, seen + _HIDDEN - best) * off
 
-    def _gain(self, table: Table, predicted: Predicted, best: float, worth: float) -> Floats:
+    def _gain(
+        self, table: Table, predicted: Predicted, best: float, worth: float, most: Floats | float = _MOST
+    ) -> Floats:
         objective, kept = self._drawn(table, predicted)
-        drawn = np.where(kept, np.exp(np.minimum(objective - best, _MOST)), 0.0)
+        drawn = np.where(kept, np.exp(np.minimum(objective - best, np.minimum(most, _MOST))), 0.0)
         return np.asarray(np.maximum(0.0, drawn - worth).mean(axis=0))
 
     def _is_hopeful(self, table: Table, best: float, worth: float) -> npt.NDArray[np.bool_]:
@@ -259,6 +264,16 @@ def _mean(term: Term, table: Table, predicted: Mapping[str, tuple[Floats, Floats
     from tritonc.tuner.surrogate import level_of
 
     parts = [weight * predicted[name][0] for name, weight in term.weights.items()]
+    return np.asarray(level_of(term, table) + np.sum(parts, axis=0))
+
+
+def _seen(term: Term, table: Table, measured: Sequence[Measurement]) -> Floats:
+    """What a term was in the measurement of each pair."""
+    from tritonc.tuner.surrogate import level_of, quantity
+
+    parts = [
+        weight * np.array([quantity(name, m)[0] for m in measured]) for name, weight in term.weights.items()
+    ]
     return np.asarray(level_of(term, table) + np.sum(parts, axis=0))
 
 
