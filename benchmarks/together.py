@@ -43,13 +43,13 @@ from tritonc.tuner.demand import read_demands
 from tritonc.tuner.engines import engine_named
 from tritonc.tuner.events import Decided, Event, SearchEnded, StudyStarted, Warned
 from tritonc.tuner.inputs import read_inputs
-from tritonc.tuner.job import measured_with
 from tritonc.tuner.joint_measurement import Together
 from tritonc.tuner.joint_worth import JOINT_LOAD, Member
 from tritonc.tuner.measuring import StandMeasuring
 from tritonc.tuner.perf_analyzer import LoadData, PerfAnalyzer
 from tritonc.tuner.plan import Settings, plan_of
 from tritonc.tuner.stand import Stand
+from tritonc.tuner.study_setup import measured_with
 from tritonc.tuner.together import JointSample, TogetherMeasuring
 from tritonc.tuner.tune import TuneResult, tune
 

@@ -34,12 +34,12 @@ from tritonc.compiler.project import open_project
 from tritonc.schemas.lock import Decision
 from tritonc.tuner.engines import engine_named
 from tritonc.tuner.events import Event, SearchEnded, TrialFinished
-from tritonc.tuner.measure import WINDOW_S
 from tritonc.tuner.optuna_search import OptunaSearch
 from tritonc.tuner.perf_analyzer import PerfAnalyzer
 from tritonc.tuner.plan import Settings, plan_of
 from tritonc.tuner.trial import Trial
 from tritonc.tuner.tune import tune
+from tritonc.tuner.under_load import WINDOW_S
 
 WALL_LIMIT = 2.0
 THINKING_LIMIT_S = 0.5

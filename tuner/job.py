@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,12 +17,11 @@ from tritonc.compiler.selection import served_result
 from tritonc.compiler.space import space_for
 from tritonc.compiler.stale import digests_in
 from tritonc.schemas.errors import SetupError
-from tritonc.schemas.lock import Decision, Digests, Lock
-from tritonc.schemas.lock_file import read_lock, write_lock
+from tritonc.schemas.lock import Decision, Digests
+from tritonc.schemas.lock_file import write_lock
 from tritonc.schemas.measurement import EngineInfo, Failure, Load
 from tritonc.tuner.bench import Bench
 from tritonc.tuner.capacity import Capacity
-from tritonc.tuner.content import candidate_digest, content_digest
 from tritonc.tuner.demand import Demand, TraceDemand, read_demands, replay_note
 from tritonc.tuner.engines import Engine
 from tritonc.tuner.events import (
@@ -35,11 +34,9 @@ from tritonc.tuner.events import (
     Warned,
 )
 from tritonc.tuner.every_workload import EveryWorkload
-from tritonc.tuner.evidence import caveats, engine_info, next_study_name, study_name
+from tritonc.tuner.evidence import caveats, next_study_name
 from tritonc.tuner.further_workloads import further_slo
 from tritonc.tuner.git import commit_of
-from tritonc.tuner.hardware import Machine
-from tritonc.tuner.inputs import Inputs
 from tritonc.tuner.joint_study import (
     Alone,
     carried_in,
@@ -49,17 +46,15 @@ from tritonc.tuner.joint_study import (
     members_before,
 )
 from tritonc.tuner.joint_worth import JOINT_LOAD, Member
-from tritonc.tuner.load_search import LoadLadder, LoadSearch
 from tritonc.tuner.loads import searched_loads
 from tritonc.tuner.measuring import StandMeasuring
 from tritonc.tuner.objective import Objective
 from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch
 from tritonc.tuner.optuna_storage import observations_in, study_names
-from tritonc.tuner.perf_analyzer import LoadData, PerfAnalyzer, perf_analyzer_at
-from tritonc.tuner.plan import Plan, SamplerName, Settings, Task
+from tritonc.tuner.perf_analyzer import LoadData, PerfAnalyzer
+from tritonc.tuner.plan import Plan, Settings, Task
 from tritonc.tuner.points import joint_starting_points
 from tritonc.tuner.race import Entrant, Measuring, Sample
-from tritonc.tuner.records import STORE_NAME, StoredRecords
 from tritonc.tuner.request_mix import every_shape, read_mixes
 from tritonc.tuner.session import noise_of
 from tritonc.tuner.stand import Stand
@@ -72,6 +67,7 @@ from tritonc.tuner.study import (
     entrants,
     search_candidates,
 )
+from tritonc.tuner.study_setup import load_search_of, lock_to_extend, measured_with, records_of, study_of
 from tritonc.tuner.together import TogetherMeasuring
 from tritonc.tuner.tracking import LEAVING_S, Tracking
 from tritonc.tuner.trial_log import TrialLog
@@ -557,75 +553,3 @@ class Job:
             "tritonc.candidates": str(len(study.task.space)),
             "tritonc.seed": str(self._settings.seed),
         }
-
-
-def lock_to_extend(project: Project) -> Lock:
-    """The lock of the project as it is on disk; an empty one where there is none, or that of another spec."""
-    lock = read_lock(project.spec_file.lock_path)
-    return lock if lock is not None and lock.spec == project.spec.name else Lock(spec=project.spec.name)
-
-
-def measured_with(engine: Engine, task: Task, settings: Settings) -> tuple[EngineInfo, PerfAnalyzer]:
-    """What measures a task, and its load generator: the bundle's, or the one that the settings name.
-
-    Raises:
-        EngineError: the engine or the bundle cannot be had.
-        LoadGeneratorError: it does not run.
-    """
-    description = engine.describe()  # before anything is fetched for an engine that is not there
-    binary, environment = engine.perf_analyzer()
-    generator = perf_analyzer_at(settings.perf_analyzer or binary, environment, task.cores.load_generator)
-    info = engine_info(engine.name, description, f"perf_analyzer {generator.version}", task.cores)
-    return info, generator
-
-
-def load_search_of(settings: Settings) -> type[LoadSearch]:
-    """What decides which loads a candidate is put under."""
-    return LoadLadder if settings.sampler == "grid" else LoadSearch
-
-
-def records_of(
-    project: Project,
-    task: Task,
-    demand: Demand,
-    inputs: Sequence[Inputs],
-    info: EngineInfo,
-    machine: Machine,
-    state: Path,
-    settings: Settings,
-    warn: Callable[[str], None],
-) -> StoredRecords:
-    """What was measured before of the candidates of a task.
-
-    Args:
-        project: with the model.
-        task: of one model.
-        demand: how the model is asked.
-        inputs: what the model is asked, of each shape.
-        info: what measures.
-        machine: what it measures on.
-        state: the project's state folder.
-        settings: of this run.
-        warn: takes one line for people.
-
-    Raises:
-        InputErrors: the spec and the model file do not go together.
-    """
-    spec = project.spec.asked_of(task.space.model)
-    return StoredRecords(
-        state / STORE_NAME,
-        content_digest(project, task.space.model, demand, inputs, info, machine.record()),
-        partial(candidate_digest, project),
-        baseline=task.space.baseline,
-        accuracy=spec.accuracy,
-        requests_in_sight=load_search_of(settings).requests_in_sight,
-        counts_energy="energy" in spec.objectives,
-        warn=warn,
-    )
-
-
-def study_of(task: Task, plan: Plan, info: EngineInfo, names: tuple[str, ...], sampler: SamplerName) -> str:
-    """Name of the study that a task continues, or would begin; a grid is one of its own."""
-    space = task.space
-    kind = "grid on" if sampler == "grid" else "on"
-    return study_name(space.model, space.target, task.digests, info, plan.machine.record(), names, kind)

@@ -13,10 +13,10 @@ from tritonc.tuner.engines import Server
 from tritonc.tuner.joint_worth import Loads, Members, Samples, Visits
 from tritonc.tuner.load_search import HOPELESS, LoadSearch, latency_excess
 from tritonc.tuner.loads import closed_load
-from tritonc.tuner.measure import take_sample
 from tritonc.tuner.objective import latency_limits
 from tritonc.tuner.sample import Sample
 from tritonc.tuner.statistics import settled
+from tritonc.tuner.under_load import take_sample
 
 WARM_UP_S = 0.5
 SHORTEST_S = 1.0

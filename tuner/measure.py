@@ -7,38 +7,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from tritonc.schemas.errors import LoadGeneratorError
-from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, OpenLoad
+from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement
 from tritonc.schemas.spec import ClosedWorkload
-from tritonc.tuner.arrivals import Arrivals
 from tritonc.tuner.bench import Bench
 from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known, Seconds
-from tritonc.tuner.demand import traces_of
-from tritonc.tuner.engines import Server, ServerFailure, Statistics
-from tritonc.tuner.faults import fault
+from tritonc.tuner.engines import Server, ServerFailure
 from tritonc.tuner.load_search import LoadSearch
 from tritonc.tuner.loads import closed_load
 from tritonc.tuner.noise import NoiseFloor, noise_floor
-from tritonc.tuner.objective import (
-    latency_limits,
-    lowered,
-    soft_cost,
-    soft_violations,
-    violations,
-)
+from tritonc.tuner.objective import lowered, soft_cost, soft_violations, violations
 from tritonc.tuner.perf_analyzer import NoWindow
 from tritonc.tuner.sample import Sample, pooled
 from tritonc.tuner.statistics import rate_stretches, settled
+from tritonc.tuner.under_load import LONGEST_S, WINDOW_S, UnderLoad
 from tritonc.tuner.verify import Reference, verify_all
 
-WINDOW_S = 1.0
-"""One step of load; longer where that would see few requests, shorter where it would see very many."""
-
 _OPEN_S = 1.5  # a growing queue shows more clearly, and the 99th percentile is what an open load is about
-_LONGEST_S = 3.0
-_REQUESTS_IN_SIGHT = 4  # a window of so many requests' time sees completions in each of its thirds
-_SLOWEST_S = 30.0  # a model of ten seconds an execution can be measured
-_HOPELESS = 12.0  # times the latency limit: a third of a window passes without a completion
 _SHORTEST_S = 0.5
 _REQUESTS = 40  # completed in a step, where its length allows
 _WARM_UP_S = 0.3
@@ -48,11 +32,7 @@ _WARM = 0.1  # short windows differ by 3 to 8% anyway (design/search.md, fact 5)
 _WARM_REQUESTS = 12  # with fewer, the halves of a window say nothing about each other
 _AT_THE_ENDS = 2  # requests by which the count of a stretch is off: one at each end
 _CLIENTS = 8  # at saturation on most configurations; the load search goes on from there
-_ANOTHER_TRY = ("generator", "unknown")  # the load generator's statistics calls fail now and then
 _DRAIN_S = 3.0  # an overloaded server gets no more work than it does in this time
-_IDLE_S = 20.0
-_POLL_S = 0.05
-_FIXED_S = 10.0
 
 OnLoad = Callable[[Load | None], None]
 
@@ -84,17 +64,11 @@ def measure_capacity(
         on_load: told each load before it is measured; None for the warm-up.
         leaving: processes of the candidate before that may not be gone yet; their memory does not count.
         known: what the study knows.
-        noise_windows: of the load that decides, after all others, for the noise floor; 0 to believe `known`.
+        noise_windows: of the load that decides, which is put on after all others, for the noise floor; 0 to
+            believe `known`.
     """
-    trial = _Trial(
-        server,
-        model,
-        bench,
-        max_batch_size,
-        on_load,
-        leaving=leaving,
-        known=known,
-    )
+    candidate = UnderLoad(server, model, bench, bench.seed, leaving)
+    trial = _Trial(candidate, max_batch_size, on_load, known)
     try:
         return trial.capacity(references, baseline, loaded_s, noise_windows)
     except ServerFailure as err:
@@ -115,58 +89,6 @@ def recalled_capacity(bench: Bench, known: Known, baseline: Measurement | None) 
     return _decided(bench, search, {}, known, baseline)
 
 
-def take_sample(
-    server: Server,
-    model: str,
-    bench: Bench,
-    load: Load,
-    min_requests: int,
-    *,
-    cap_s: float = 30.0,
-    seed: int | None = None,
-    window_s: float = WINDOW_S,
-    leaving: Callable[[], Set[int]] = frozenset,
-    replayed: int = 0,
-) -> Sample | Failure:
-    """Windows of one load until at least `min_requests` requests were completed; see `sample.pooled`.
-
-    Args:
-        server: has `model` loaded.
-        model: the candidate.
-        bench: what to measure with.
-        load: which load.
-        min_requests: how many requests; at least one window is run.
-        cap_s: no further window is begun after this many seconds.
-        seed: of Poisson arrivals, other than the bench's.
-        window_s: of the first window; others last as long as what is missing, and `WINDOW_S` at least, unless
-            the first was shorter.
-        leaving: as in `measure_capacity`.
-        replayed: how many windows of a trace the candidate has seen.
-    """
-    trial = _Trial(server, model, bench, 0, lambda _load: None, seed, leaving=leaving, replayed=replayed)
-    began = time.monotonic()
-    shortest_s = min(window_s, WINDOW_S)
-    if isinstance(load, OpenLoad):
-        window_s = min(_FIXED_S, max(window_s, min_requests / load.rate))
-    samples: list[Sample] = []
-    try:
-        while True:
-            sample = trial.window(load, window_s)
-            if isinstance(sample, NoWindow):
-                return trial.failure(sample)
-            samples.append(sample)
-            missing = min_requests - sum(each.requests for each in samples)
-            left_s = cap_s - (time.monotonic() - began)
-            if missing <= 0 or left_s <= 0:
-                memory, gpu_memory = trial.memory_bytes()
-                return replace(Sample.joined(samples), memory_bytes=memory, gpu_memory_bytes=gpu_memory)
-            ramp = load.concurrency if isinstance(load, ClosedLoad) else 0  # does not count: `Window.ramp`
-            needed_s = (1.1 * missing + ramp) / max(1e-9, sample.request_rate)
-            window_s = max(shortest_s, min(needed_s, _FIXED_S, left_s))
-    except ServerFailure as err:
-        return err.failure
-
-
 class _Clock:
     """Wall time by phase."""
 
@@ -181,7 +103,11 @@ class _Clock:
         try:
             yield
         finally:
-            self._spent[phase] = self._spent.get(phase, 0.0) + time.monotonic() - entered
+            self.add(phase, time.monotonic() - entered)
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Adds to a phase."""
+        self._spent[phase] = self.spent(phase) + seconds
 
     def spent(self, phase: str) -> float:
         """Seconds in a phase so far."""
@@ -197,27 +123,15 @@ class _Clock:
 class _Trial:
     """One candidate on the server."""
 
-    server: Server
-    model: str
-    bench: Bench
+    candidate: UnderLoad
     max_batch_size: int
     on_load: OnLoad
-    seed: int | None = None
-    leaving: Callable[[], Set[int]] = frozenset
-    known: Known = NOTHING_KNOWN
-    replayed: int = 0
-    arrivals: Arrivals = field(init=False)
-    shortest_s: float = field(init=False, default=0.0)
+    known: Known
     clock: _Clock = field(init=False, default_factory=_Clock)
-    phase: str = field(init=False, default="steps")
 
-    def __post_init__(self) -> None:
-        bench = self.bench
-        self.arrivals = Arrivals(
-            bench.seed if self.seed is None else self.seed,
-            traces=traces_of(bench.workload),
-            windows=self.replayed,
-        )
+    @property
+    def bench(self) -> Bench:
+        return self.candidate.bench
 
     def capacity(
         self,
@@ -228,31 +142,30 @@ class _Trial:
     ) -> Capacity | Failure:
         if loaded_s is None:
             with self.clock.counting("load"):
-                self.server.load(self.model)
+                self.candidate.server.load(self.candidate.model)
         if references:
             with self.clock.counting("verify"):
                 differs = self._verify(references)
             if differs is not None:
                 return differs
-            request_s = self.clock.spent("verify") / sum(len(each.rows) + 1 for each in references)
-            self.shortest_s = min(_LONGEST_S, _REQUESTS_IN_SIGHT * request_s)
+            self.candidate.takes(self.clock.spent("verify") / sum(len(each.rows) + 1 for each in references))
         warm: Sample | Failure | None = None
         if _load_search(self.bench, self.known, None).ask() is not None:
             self.on_load(None)
-            self.phase = "warm_up"
-            warm = self._warm_up()
+            with self._loading("warm_up"):
+                warm = self._warm_up()
         if isinstance(warm, Failure):
             return warm
-        self.phase = "steps"
         search = _load_search(self.bench, self.known, warm)
-        samples = self._steps(search, warm)
+        with self._loading("steps"):
+            samples = self._steps(search, warm)
         if isinstance(samples, Failure):
             return samples
         best = search.best()
         if best is None:
             return Failure(reason="no_result", detail="nothing was completed under any load")
-        self.phase = "noise"
-        noise = self._noise(best, samples, noise_windows) if noise_windows else None
+        with self._loading("noise"):
+            noise = self._noise(best, samples, noise_windows) if noise_windows else None
         if isinstance(noise, Failure):
             return noise
         if noise is not None:
@@ -263,7 +176,7 @@ class _Trial:
             seen = [window for each in samples.get(best, ()) for window in each.windows]
             noise = noise_floor(seen, self.known.noise)
         load_s = loaded_s or self.clock.spent("load")
-        memory, gpu_memory = self.memory_bytes()
+        memory, gpu_memory = self.candidate.memory_bytes()
         between = self.known.noise or noise
         fresh = {}
         for load, each in samples.items():
@@ -277,24 +190,33 @@ class _Trial:
             noise=noise,
         )
 
+    @contextmanager
+    def _loading(self, phase: str) -> Iterator[None]:
+        """Counts for a phase what the load generator runs inside."""
+        before = self.candidate.seconds
+        try:
+            yield
+        finally:
+            self.clock.add(phase, self.candidate.seconds - before)
+
     def _noise(
         self, load: Load, samples: dict[Load, list[Sample]], count: int
     ) -> NoiseFloor | Failure | None:
-        """The noise floor, from windows of one load; they count for its measurement, too."""
+        """The noise floor, from `count` windows of one load; they count for its measurement, too."""
         self.on_load(load)
         rate = samples[load][-1].request_rate
-        for _ in range(count):
-            sample = self.window(load, _step_s(load, rate, LoadSearch.requests_in_sight))
+        while len(samples[load]) < count:
+            sample = self.candidate.window(load, _step_s(load, rate, LoadSearch.requests_in_sight))
             if isinstance(sample, NoWindow):
-                return None if sample.reason == "too_slow" else self.failure(sample)
+                return None if sample.reason == "too_slow" else self.candidate.failure(sample)
             samples[load].append(sample)
-        return noise_floor([window for sample in samples[load][-count:] for window in sample.windows])
+        return noise_floor([window for sample in samples[load] for window in sample.windows])
 
     def _verify(self, references: Sequence[Reference]) -> Failure | None:
         bench = self.bench
         return verify_all(
-            self.server,
-            self.model,
+            self.candidate.server,
+            self.candidate.model,
             bench.inputs,
             references,
             bench.accuracy,
@@ -309,9 +231,9 @@ class _Trial:
         load = closed_load(workload, min(clients, most))
         last, began = None, time.monotonic()
         for _ in range(_WARM_UPS):
-            sample = self.window(load, _WARM_UP_S)
+            sample = self.candidate.window(load, _WARM_UP_S)
             if isinstance(sample, NoWindow):
-                return None if sample.reason == "too_slow" else self.failure(sample)
+                return None if sample.reason == "too_slow" else self.candidate.failure(sample)
             before, last = last, sample
             if _is_warm(before, sample) or time.monotonic() - began > _WARM_UP_CAP_S:
                 break
@@ -327,12 +249,12 @@ class _Trial:
         noise = self.known.noise
         while (load := search.ask()) is not None:
             self.on_load(load)
-            sample = self.window(
+            sample = self.candidate.window(
                 load, _step_s(load, warm.request_rate if warm else None, search.requests_in_sight)
             )
             if isinstance(sample, NoWindow):
                 if sample.reason != "too_slow":
-                    return self.failure(sample)
+                    return self.candidate.failure(sample)
                 search.tell(load, pooled(samples[load], noise) if load in samples else None)
                 continue
             samples.setdefault(load, []).append(sample)
@@ -341,84 +263,6 @@ class _Trial:
         if warm is not None and search.best() == warm.load and warm.load not in self.known.loads:
             samples.setdefault(warm.load, [warm])
         return samples
-
-    def window(self, load: Load, window_s: float) -> Sample | NoWindow:
-        """One window; a longer one where that is too short to see the model complete anything."""
-        length_s = max(window_s, self.shortest_s)
-        while True:
-            sample = self._window(load, length_s)
-            if isinstance(sample, NoWindow) and sample.reason in _ANOTHER_TRY:
-                sample = self._window(load, length_s)
-            too_slow = isinstance(sample, NoWindow) and sample.reason == "too_slow"
-            if not too_slow or length_s >= self._longest_s():
-                return sample
-            length_s = self.shortest_s = min(2 * length_s, self._longest_s())
-
-    def _longest_s(self) -> float:
-        """How long to look for a completion: not for long where the SLO would be missed by far anyway."""
-        limits = latency_limits(self.bench.slo.limits).values()
-        return max(_LONGEST_S, min(_SLOWEST_S, _HOPELESS * max(limits) / 1000 if limits else _SLOWEST_S))
-
-    def _window(self, load: Load, window_s: float) -> Sample | NoWindow:
-        """One window, with what the server counted meanwhile."""
-        before = self.server.statistics(self.model)
-        bench = self.bench
-        energy_j = self.server.energy_j() if bench.counts_energy else None
-        with self.clock.counting(self.phase):
-            seen = bench.generator.run(
-                self.server.grpc_address, self.model, load, window_s, bench.data, arrivals=self.arrivals
-            )
-        if isinstance(seen, NoWindow):
-            return self._slow_or(seen, before)
-        if not seen.drained:
-            self._wait_until_idle(_IDLE_S + seen.undone_s)
-        counted = self.server.statistics(self.model).since(before)
-        if energy_j is not None:
-            after_j = self.server.energy_j()
-            energy_j = None if after_j is None else after_j - energy_j
-        return Sample(load, (seen,), counted, 0, None, energy_j=energy_j)
-
-    def memory_bytes(self) -> tuple[int, int | None]:
-        """What the server has now, with what its loads have made it take: host memory, and that of GPUs.
-
-        Adding up a server's pages takes the kernel 25 ms.
-        """
-        gone = self.leaving()
-        return self.server.memory_bytes(gone), self.server.gpu_memory_bytes(gone)
-
-    def _slow_or(self, seen: NoWindow, before: Statistics) -> NoWindow:
-        """`seen`, but a server that went on executing all the time is slow where it seems to hang."""
-        if seen.reason != "deadline" or not self.server.statistics(self.model).since(before).executions:
-            return seen
-        self._wait_until_idle()
-        return NoWindow("too_slow", seen.detail)
-
-    def _wait_until_idle(self, patience_s: float = _IDLE_S) -> None:
-        """Returns when no request is waiting, so that the next window begins with an empty queue."""
-        deadline = time.monotonic() + patience_s
-        models = (self.model, *self.server.steps(self.model))
-        waiting = tuple(f'nv_inference_pending_request_count{{model="{model}"' for model in models)
-        while any(n for name, n in self.server.metrics().items() if name.startswith(waiting)):
-            if time.monotonic() > deadline:
-                what = f"requests were still waiting {patience_s:.3g} s after the load had ended"
-                raise ServerFailure(Failure(reason="server_hung", detail=what))
-            time.sleep(_POLL_S)
-
-    def failure(self, seen: NoWindow) -> Failure:
-        """What was wrong, looking at the server.
-
-        Raises:
-            LoadGeneratorError: nothing that the candidate did.
-        """
-        reasons = {"too_slow": "no_result", "deadline": "server_hung", "generator": "no_result"}
-        reason = reasons.get(seen.reason, "request_errors")
-        found = fault(self.server, reason, seen.detail)  # type: ignore[arg-type]
-        if seen.reason == "generator" and found.reason == "no_result":
-            raise LoadGeneratorError(
-                f"there were two windows without a result; {seen.detail}",
-                "finished trials are kept: mend that, and run the command again",
-            )
-        return found
 
 
 def _is_warm(before: Sample | None, last: Sample) -> bool:
@@ -442,8 +286,8 @@ def _step_s(load: Load, rate: float | None, requests: int) -> float:
         return WINDOW_S if isinstance(load, ClosedLoad) else _OPEN_S
     if isinstance(load, ClosedLoad):
         shortest = min(WINDOW_S, max(_SHORTEST_S, requests / rate))
-        return min(_LONGEST_S, max(shortest, (_REQUESTS + load.concurrency) / rate))
-    wanted = min(_LONGEST_S, max(_OPEN_S, _REQUESTS / min(rate, load.rate)))
+        return min(LONGEST_S, max(shortest, (_REQUESTS + load.concurrency) / rate))
+    wanted = min(LONGEST_S, max(_OPEN_S, _REQUESTS / min(rate, load.rate)))
     overload = load.rate / rate - 1
     return min(wanted, _DRAIN_S / overload) if overload > 0 else wanted
 

@@ -16,13 +16,14 @@ from tritonc.tuner.bench import Bench
 from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known
 from tritonc.tuner.engines import Server, ServerFailure
 from tritonc.tuner.loads import closed_load, is_replayed, lower_load
-from tritonc.tuner.measure import WINDOW_S, measure_capacity, recalled_capacity, take_sample
+from tritonc.tuner.measure import measure_capacity, recalled_capacity
 from tritonc.tuner.noise import WINDOWS, NoiseFloor
 from tritonc.tuner.recorded import Recorded, Reused, day_of
 from tritonc.tuner.records import NOTHING_BEFORE, Before, NoRecords, Records
 from tritonc.tuner.reference import REQUESTS, ReferenceWatch
 from tritonc.tuner.sample import Sample, pooled
 from tritonc.tuner.stand import Stand
+from tritonc.tuner.under_load import WINDOW_S, take_sample
 from tritonc.tuner.verify import Reference, references_of
 
 Outcome = TypeVar("Outcome")

@@ -24,13 +24,14 @@ from tritonc.tuner.events import (
     Undecided,
 )
 from tritonc.tuner.extras import require_sampler_extra, require_tune_extra
-from tritonc.tuner.job import Job, load_search_of, lock_to_extend, measured_with, records_of, study_of
+from tritonc.tuner.job import Job
 from tritonc.tuner.objective import Objective
 from tritonc.tuner.optuna_storage import finished_trials, study_names
 from tritonc.tuner.pick import picked
 from tritonc.tuner.plan import Plan, Settings, Task, require_known
 from tritonc.tuner.records import STORE_NAME
 from tritonc.tuner.request_mix import every_shape, read_mixes
+from tritonc.tuner.study_setup import load_search_of, lock_to_extend, measured_with, records_of, study_of
 from tritonc.tuner.tracking import Tracking
 from tritonc.tuner.trial import Trial
 

@@ -75,14 +75,14 @@ class JumpingClock:
 
 def inject(clock: JumpingClock) -> None:
     """Makes it the wall clock of tritonc. Other packages keep theirs: gRPC makes deadlines of it."""
-    from tritonc.tuner import job, tracking
+    from tritonc.tuner import study_setup, tracking
 
-    made = job.perf_analyzer_at
+    made = study_setup.perf_analyzer_at
 
     def perf_analyzer_at(*args: Any) -> Any:
         return dataclasses.replace(made(*args), wall=clock)
 
-    job.perf_analyzer_at = perf_analyzer_at  # type: ignore[attr-defined]
+    study_setup.perf_analyzer_at = perf_analyzer_at  # type: ignore[attr-defined]
     tracking.time = SimpleNamespace(time=clock)  # type: ignore[attr-defined]
 
 

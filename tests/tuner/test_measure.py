@@ -24,15 +24,16 @@ from tritonc.compiler.signature import Tensor
 from tritonc.schemas.errors import EngineError
 from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement, OpenLoad
 from tritonc.schemas.spec import Accuracy, ClosedWorkload, OpenWorkload, Slo, Workload
-from tritonc.tuner import measure, perf_analyzer
+from tritonc.tuner import perf_analyzer, under_load
 from tritonc.tuner.bench import Bench
 from tritonc.tuner.capacity import Capacity, Known
 from tritonc.tuner.engines import Server, engine_named
 from tritonc.tuner.inputs import Inputs, InputSamples
-from tritonc.tuner.measure import measure_capacity, take_sample
+from tritonc.tuner.measure import measure_capacity
 from tritonc.tuner.objective import Objective
 from tritonc.tuner.perf_analyzer import LoadData, perf_analyzer_at
 from tritonc.tuner.sample import Sample, pooled
+from tritonc.tuner.under_load import take_sample
 from tritonc.tuner.verify import reference_outputs
 
 pytestmark = pytest.mark.triton
@@ -229,8 +230,8 @@ def test_windows_after_the_first_last_as_long_as_what_is_missing(
         asked.append(window_s)
         return a_sample(clients(2, 5.0, window_s=window_s))
 
-    monkeypatch.setattr(measure._Trial, "window", window)
-    monkeypatch.setattr(measure._Trial, "memory_bytes", lambda _trial: (0, None))
+    monkeypatch.setattr(under_load.UnderLoad, "window", window)
+    monkeypatch.setattr(under_load.UnderLoad, "memory_bytes", lambda _trial: (0, None))
     server: Any = None
     found = take_sample(server, "m", bench(tmp_path), load, 780, window_s=3.0)
     assert isinstance(found, Sample)

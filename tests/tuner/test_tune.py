@@ -14,8 +14,8 @@ from tritonc.compiler.project import Project, open_project
 from tritonc.schemas.lock import Lock
 from tritonc.schemas.lock_file import write_lock
 from tritonc.tuner.coverage import Coverage
-from tritonc.tuner.job import lock_to_extend
 from tritonc.tuner.plan import Settings, plan_of
+from tritonc.tuner.study_setup import lock_to_extend
 from tritonc.tuner.tune import _estimate, build
 
 SPEC = """\
