@@ -21,7 +21,8 @@ _STEP = 0.05  # the bracket is narrow enough when its ends are this close, or ne
 _APART = 1.25  # levels nearer to each other say nothing about what more load gains
 _CLOSE = 1.5  # between levels farther apart than this there may be a better one
 _FARTHEST = 4.0  # one step goes no farther than this factor
-_TAIL_RATIO = 1.3  # p99 over average at saturation; it is nearly constant within a model
+_TAIL_RATIO = 1.3  # p99 over average at saturation, until it is seen; it is nearly constant within a model
+_FEWEST_FOR_TAIL = 100  # requests
 
 Rule = Callable[[Curve], float | None]
 """The next level, given what was measured; None when it is enough."""
@@ -103,9 +104,16 @@ def _first_guess(limits: Mapping[Percentile, float], ceiling: int, saturated: Me
         return min(4, ceiling)
     if not limits:
         return min(saturated.load.concurrency, ceiling)
-    averages = [limit / (_TAIL_RATIO if name in ("p99", "p95") else 1) for name, limit in limits.items()]
+    averages = [limit / _tail(name, saturated) for name, limit in limits.items()]
     requests = saturated.throughput.value / saturated.load.mean_request_batch
     return min(ceiling, max(1, math.floor(requests * min(averages) / 1000)))
+
+
+def _tail(name: Percentile, saturated: Measurement) -> float:
+    """A percentile over the average: what was seen, where its largest value alone does not make it."""
+    if saturated.requests < _FEWEST_FOR_TAIL:
+        return _TAIL_RATIO if name in ("p99", "p95") else 1.0
+    return max(1.0, saturated.latency_ms[name].value / saturated.latency_ms["avg"].value)
 
 
 @dataclass(frozen=True, slots=True)

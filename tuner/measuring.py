@@ -264,7 +264,6 @@ class StandMeasuring:
         except ServerFailure as err:
             self._warn(f"note: the contenders are loaded one by one, as not all can be at once: {err}")
             return
-        self._stand.settle()
         self._alone = measured
 
     def sample(

@@ -209,12 +209,16 @@ class Stand:
         self._leaving = frozenset()
 
     def withdraw(self) -> None:
-        """Unloads what is loaded, without waiting for it to be gone; a server that cannot is given up."""
+        """Unloads what is loaded, without waiting for it to be gone; a server that cannot is given up.
+
+        Nor need others wait, apart from those who measure memory: what goes runs when nothing else does.
+        """
         server, models = self._server, tuple(self._models)
         self._forget()
         if server is None or not models:
             return
         self._leaving = _children(server.pid)
+        _yield_to_others(self._leaving)
         try:
             for model in reversed(models):  # ensembles before their models
                 server.unload(model, wait=False)

@@ -115,7 +115,6 @@ class TogetherMeasuring:
         except ServerFailure as err:
             self._warn(f"note: the contenders are loaded one by one, as not all can be at once: {err}")
             return
-        self._stand.settle()
         self._alone = measured
 
     def sample(self, candidate: Candidate, load: Load, requests: int) -> JointSample | Failure:

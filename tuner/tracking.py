@@ -3,18 +3,21 @@
 Optuna's study is what tritonc itself relies on; MLflow is for people. So a tracking server that cannot be
 reached, or does not answer in time, never stops a study: it is said once, and the next `tune` logs what is
 missing. All that is done with it is done in one thread, one thing after another.
-Importing MLflow and opening its database take about four seconds, so a thread does both while the server
+Importing MLflow and opening its database take about two seconds, so a thread does both while the server
 starts and the first model loads; `Tracking.settle` waits for it before a load runs. A trial costs about
 0.02 s after that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import re
 import secrets
+import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from tritonc.schemas.measurement import Failure, Measurement
+from tritonc.tuner.bundle import cache_folder
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -321,14 +325,50 @@ class Tracking:
 
 
 def _make(database: Path) -> None:
-    """Makes MLflow's database, whole or not at all: one that is half made never works again."""
-    from mlflow.tracking import MlflowClient
+    """Makes MLflow's database, whole or not at all: one that is half made never works again.
 
-    new = database.with_name(f"{database.name}.{secrets.token_hex(4)}.new")  # MLflow remembers failed ones
+    MLflow makes one by all the migrations that it ever had, which takes a core two seconds. So an empty one
+    of its version is kept in the user's cache.
+    """
+    new = _beside(database)
+    try:
+        shutil.copyfile(_empty_database(), new)
+        artifacts = (database.parent / "mlartifacts/0").as_uri()
+        with contextlib.closing(sqlite3.connect(new)) as connection, connection:
+            connection.execute("UPDATE experiments SET artifact_location = ?", [artifacts])
+    except (OSError, sqlite3.Error):
+        new.unlink(missing_ok=True)
+        _migrate(new)
+    new.rename(database)
+
+
+def _empty_database() -> Path:
+    """That of the cache, made where it is not there."""
+    import filelock
+    from mlflow.version import VERSION
+
+    database = cache_folder() / f"mlflow-{VERSION}.db"
+    if not database.exists():
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(database.parent / ".mlflow.lock"):
+            if not database.exists():  # another process may have been faster
+                new = _beside(database)
+                _migrate(new)
+                new.rename(database)
+    return database
+
+
+def _beside(database: Path) -> Path:
+    """A name for what will be this database, of which nothing else is left there."""
     for left in database.parent.glob(f"{database.name}.*.new*"):
         left.unlink()
-    MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
-    new.rename(database)
+    return database.with_name(f"{database.name}.{secrets.token_hex(4)}.new")  # MLflow remembers failed ones
+
+
+def _migrate(database: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    MlflowClient(tracking_uri=f"sqlite:///{database}").search_experiments(max_results=1)
 
 
 def _log_outcome(client: MlflowClient, run: str, trial: TrialRun) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -200,6 +202,26 @@ def test_a_database_that_could_not_be_made_is_made_when_there_is_room(
     assert again.is_on
     assert again.place
     assert [path.name for path in (tmp_path / "state").glob("mlflow.db*")] == ["mlflow.db"]
+
+
+def test_a_new_database_is_as_mlflow_makes_it_and_knows_no_other_project(
+    tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It is a copy of an empty one in the cache; where there is no place for that one MLflow makes it."""
+    tracking.open_study("study-1", "mlp on cpu", {})
+    assert tracking.is_on
+    monkeypatch.setenv("TRITONC_CACHE_DIR", str(tmp_path / "state" / "mlflow.db"))
+    other = Tracking(tmp_path / "other", uri=None, experiment="ocr", warn=pytest.fail)
+    other.open_study("study-1", "mlp on cpu", {})
+    assert other.is_on
+    schemas = []
+    for folder in ("state", "other"):
+        with contextlib.closing(sqlite3.connect(tmp_path / folder / "mlflow.db")) as connection:
+            schemas.append(set(connection.execute("SELECT sql FROM sqlite_master")))
+            places = connection.execute("SELECT artifact_location FROM experiments").fetchall()
+        if folder == "state":
+            assert all(place.startswith((tmp_path / folder).as_uri()) for (place,) in places)
+    assert schemas[0] == schemas[1]
 
 
 def test_a_trial_that_was_half_logged_is_logged_again(tracking: Tracking, tmp_path: Path):
