@@ -135,6 +135,31 @@ class Curve:
         step = math.log(self.points[-1].level / self.points[-2].level)
         return min(1.0, max(0.0, rise / step))
 
+    def most(self, ceiling: float) -> float:
+        """Throughput within the limits at most, taken one standard error well.
+
+        Throughput grows ever less with load: above the last two levels with no larger a power of it than
+        between them. Latency grows with what is left of it (Little's law), up to its limit.
+
+        Args:
+            ceiling: the largest level there can be.
+
+        Returns:
+            Infinity with a single level, and where throughput may go on in proportion to load.
+        """
+        if len(self.points) < 2:
+            return math.inf
+        low, high = self.points[-2:]
+        if min(at_least(low.throughput), at_most(high.throughput)) <= 0:
+            return math.inf
+        rise = math.log(at_most(high.throughput) / at_least(low.throughput))
+        power = max(0.0, rise / math.log(high.level / low.level))
+        if power >= 1:
+            return math.inf
+        room = min((high.error - high.ratio) / (1 - power), math.log(ceiling / high.level))
+        most = max(at_most(point.throughput) for point in self.points)
+        return most * math.exp(power * max(0.0, room))
+
     def capacity(self, best: Point, ceiling: float) -> Interval:
         """Throughput within the limits, with what is not known about where they end in its interval.
 
@@ -151,6 +176,16 @@ class Curve:
         low = None if seen.low is None else max(0.0, value - math.hypot(value - seen.low, below * value))
         high = None if seen.high is None else value + math.hypot(seen.high - value, above * value)
         return Interval(value=seen.value, low=low, high=high)
+
+
+def at_least(seen: Interval) -> float:
+    """One standard error below what was seen; the value itself where that is unknown."""
+    return seen.value if seen.low is None else seen.value - (seen.value - seen.low) / _NORMAL
+
+
+def at_most(seen: Interval) -> float:
+    """One standard error above what was seen; the value itself where that is unknown."""
+    return seen.value if seen.high is None else seen.value + (seen.high - seen.value) / _NORMAL
 
 
 def _rising(values: Sequence[float], weights: Sequence[float]) -> Floats:

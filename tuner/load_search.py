@@ -15,7 +15,7 @@ from typing import ClassVar
 from tritonc.schemas.measurement import Interval, Load, Measurement, OpenLoad
 from tritonc.schemas.request_batch import mean_size
 from tritonc.schemas.spec import ClosedWorkload, Slo
-from tritonc.tuner.boundary import Curve, Point
+from tritonc.tuner.boundary import Curve, Point, at_least, at_most
 from tritonc.tuner.demand import Demand, OpenDemand
 from tritonc.tuner.load_rules import capacity_rule, rule_for, stay, within
 from tritonc.tuner.loads import ceiling, ladder, level_of, load_at, workload_kind
@@ -48,7 +48,6 @@ _NEAR = 0.1
 _FAR = 0.25  # a latency this far beyond its limit is believed at once (design/search.md, "Cut early")
 _AFAR = 1.6  # two levels farther apart than this say little about what is between them
 _SLACK = 1.1  # throughput falls a little far above saturation (fact 6), and one window may be off
-_NORMAL = 1.96  # standard errors in half of a 95% interval
 _STRAY = 1.4  # p99 over average is nearly constant within a model (fact 3): beyond that it is noise
 
 
@@ -267,21 +266,25 @@ class LoadSearch:
     def is_hopeless(self) -> bool:
         """Whether the incumbent is better at any load within the limits.
 
-        Above a load that breaks them there is none, and below it throughput is not larger.
+        Above a load that breaks them there is none, and below it throughput is not larger. Before one was
+        seen, how throughput grows from load to load says how far it can get (`Curve.most`).
         """
         if self._incumbent is None or not self._is_limited:
             return False
         if self._asks and self._is_beaten():
             return True
-        wanted = HOPELESS * _at_least(self._incumbent)
+        wanted = HOPELESS * at_least(self._incumbent)
         points = self._ascending()
+        is_open = isinstance(self._workload, OpenDemand)
+        if self._asks and not is_open and Curve(points).most(self._ceiling) < wanted:
+            return True
         beyond = [p for p in points if p.excess > _FAR or (p.times >= 2 and p.surely_beyond)]
         if not beyond:
             return False
         if isinstance(self._workload, OpenDemand):
             return beyond[0].level * mean_size(self._workload.request_batch) < wanted
         below = [point for point in points if point.level <= beyond[0].level]
-        return max(_SLACK * _at_most(point.throughput) for point in below) < wanted
+        return max(_SLACK * at_most(point.throughput) for point in below) < wanted
 
     @property
     def _is_limited(self) -> bool:
@@ -322,7 +325,7 @@ class LoadSearch:
             return False
         if below is not None and above is not None and points[above].level > _AFAR * points[below].level:
             return False
-        return _at_most(capacity) < _at_least(self._incumbent)
+        return at_most(capacity) < at_least(self._incumbent)
 
     def _load(self, level: float) -> Load:
         return load_at(self._workload, level)
@@ -396,16 +399,6 @@ def _error(limits: Mapping[Percentile, float], measured: Measurement) -> float:
 def _is_stray(low: Point, high: Point) -> bool:
     """Whether the end of a bracket rests on a tail, seen once, that is out of proportion."""
     return high.times < 2 and high.tail > _STRAY * low.tail > 0
-
-
-def _at_least(seen: Interval) -> float:
-    """One standard error below what was seen; the value itself where that is unknown."""
-    return seen.value if seen.low is None else seen.value - (seen.value - seen.low) / _NORMAL
-
-
-def _at_most(seen: Interval) -> float:
-    """One standard error above what was seen; the value itself where that is unknown."""
-    return seen.value if seen.high is None else seen.value + (seen.high - seen.value) / _NORMAL
 
 
 def _full(limits: Mapping[Percentile, float]) -> list[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -11,9 +12,14 @@ from tritonc.tuner.boundary import Curve, Point
 
 
 def point(
-    level: float, excess: float, throughput: float = 100.0, error: float = 0.0, times: int = 1
+    level: float,
+    excess: float,
+    throughput: float = 100.0,
+    error: float = 0.0,
+    times: int = 1,
+    width: float = 0.02,
 ) -> Point:
-    wide = Interval(value=throughput, low=0.98 * throughput, high=1.02 * throughput)
+    wide = Interval(value=throughput, low=(1 - width) * throughput, high=(1 + width) * throughput)
     return Point(level, times, wide, excess, error=error)
 
 
@@ -51,6 +57,22 @@ def test_throughput_between_loads_is_interpolated_and_goes_on_as_far_as_it_rose(
     assert curve.throughput(1) == pytest.approx(50)
     assert curve.throughput(32) == pytest.approx(400)
     assert Curve([point(2, -0.5, 200), point(8, -0.2, 200)]).throughput(32) == pytest.approx(200)
+
+
+def test_throughput_gets_no_farther_than_its_last_rise_and_the_limit_allow() -> None:
+    def most(*points: Point, ceiling: float = 1000) -> float:
+        return Curve(points).most(ceiling)
+
+    exactly = partial(point, width=0)
+    # Throughput grows with the root of load, and so does latency: half of its limit allows twice the clients.
+    root = exactly(2, -0.6, 100), exactly(8, -0.5, 200)
+    assert most(*root) == pytest.approx(400)
+    assert most(*root, ceiling=18) == pytest.approx(300)
+    assert most(exactly(2, -0.6, 200), exactly(8, -0.1, 200)) == pytest.approx(200)
+    assert most(exactly(2, -0.6, 200), exactly(8, 0.5, 150)) == pytest.approx(200)
+    assert most(exactly(2, -0.6, 100), exactly(8, -0.5, 400)) == math.inf
+    assert most(exactly(8, -0.5, 400)) == math.inf
+    assert most(point(2, -0.6, 100), point(8, -0.5, 200)) > 400  # one standard error well
 
 
 def test_where_nothing_was_completed_the_boundary_is_below() -> None:

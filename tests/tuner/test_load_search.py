@@ -309,6 +309,26 @@ def test_a_low_first_load_is_not_held_against_a_candidate() -> None:
     assert clients.best() == ClosedLoad(concurrency=8)
 
 
+def test_a_flat_candidate_that_keeps_its_limit_is_left_where_more_load_cannot_make_it_the_best() -> None:
+    """Its limit is far away still, but three clients bring hardly more than two: 16 will not bring twice."""
+    flat, growing = station(2, 10), batching(top=1000, half=8)  # 200 a second; 667 with 16 clients
+
+    def asked(curve: Curve) -> list[Load]:
+        search = LoadSearch(
+            ClosedWorkload(max_concurrency=16),
+            Slo(p99_latency_ms=300),
+            "throughput",
+            incumbent=Interval(value=500, low=480, high=520),
+            first=ClosedLoad(concurrency=2),
+        )
+        loads = run(search, curve, 0.01)
+        assert search.is_cut == (curve is flat)
+        return loads
+
+    assert len(asked(flat)) == 2
+    assert asked(growing)[-1] == ClosedLoad(concurrency=16)
+
+
 def test_an_open_load_below_the_best_ends_the_search_where_its_limit_was_seen() -> None:
     workload, limit = OpenWorkload(arrival="poisson", rate=75), Slo(p99_latency_ms=80)
     guess = OpenLoad(rate=300)
