@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from tritonc.compiler.candidate import Candidate
+from tritonc.tuner.statistics import ALIKE
 
 Role = Literal["baseline", "previous", "finalist"]
 
@@ -58,6 +60,8 @@ class Contender:
         slo_met: over all rounds together.
         violation: by how much it misses the SLO, relative, summed; 0 where it meets it.
         cost: what decides among equals, smaller first: instances, then memory.
+        errors: standard errors of the scores that the measurements themselves say, by round; empty where
+            they say none.
     """
 
     candidate: Candidate
@@ -66,6 +70,7 @@ class Contender:
     slo_met: bool = True
     violation: float = 0.0
     cost: tuple[float, ...] = ()
+    errors: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,8 @@ class Verdict:
 class Comparison:
     """Contenders compared on the rounds that they have in common, directly or by way of others.
 
-    Least squares for score = contender + round + noise.
+    Least squares for score = contender + round + noise. How large the noise is say the residuals, together
+    with what the measurements say of themselves: two contenders of three rounds leave two degrees of freedom.
 
     Args:
         contenders: those that were in the race, the dropped ones included; at least one.
@@ -111,9 +117,12 @@ class Comparison:
         self._inverse = np.linalg.pinv(design)
         self._estimable = self._inverse @ design
         self._effects = self._inverse @ scores
-        self._freedom = len(cells) - int(np.linalg.matrix_rank(design))
         residuals = scores - design @ self._effects
-        self._variance = float(residuals @ residuals) / self._freedom if self._freedom else math.inf
+        said = [error**2 for contender in contenders for error in contender.errors.values()]
+        before = ALIKE if said else 0.0
+        squares = float(residuals @ residuals) + (before * median(said) if said else 0.0)
+        self._freedom = before + len(cells) - int(np.linalg.matrix_rank(design))
+        self._variance = squares / self._freedom if self._freedom else math.inf
         self._comparisons = max(1, len(contenders) - 1)
 
     def lead(self, one: Contender, other: Contender) -> float:

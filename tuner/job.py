@@ -354,7 +354,8 @@ class Job:
         picked: Candidate | None = None,
     ) -> Outcome:
         began = time.monotonic()
-        outcome = confirm(runners, measuring, self._observer, study.search.goal, picked)
+        search, noise = study.search, noise_of(study.search)
+        outcome = confirm(runners, measuring, self._observer, search.goal, picked, noise)
         self._confirming_s += time.monotonic() - began
         study.stand.withdraw()
         log.finishers(outcome.finishers)

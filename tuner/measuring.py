@@ -14,6 +14,7 @@ from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement
 from tritonc.tuner import objective
 from tritonc.tuner.bench import Bench
 from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known
+from tritonc.tuner.encoding import in_flight
 from tritonc.tuner.engines import Server, ServerFailure
 from tritonc.tuner.loads import closed_load, is_replayed, lower_load
 from tritonc.tuner.measure import measure_capacity, recalled_capacity
@@ -40,6 +41,8 @@ _SHORTEST_SAMPLE_S = 0.4
 _LONGEST_WINDOW_S = 10.0
 _MARGIN = 1.1  # windows differ, and another one for the last few requests costs more
 _WARM_UP_S = 0.5
+_REQUESTS_ALONE = 100
+"""Of the one client that says how long an execution takes."""
 _LONGEST_LOOK_S = 10.0
 """A look at the machine takes fewer requests where the model is so slow that it would last longer."""
 
@@ -234,7 +237,10 @@ class StandMeasuring:
         if (whole := _with_step(capacity, alone, known)) is not None:
             return whole
         self._on_load(self._baseline, alone)
-        sample = take_sample(server, self._baseline.model, self._bench, alone, 1)
+        carried = capacity.measurement
+        rate = carried.throughput.value / in_flight(carried.load)  # of one client among others: at least
+        window_s = min(WINDOW_S, _window_s(alone, _REQUESTS_ALONE, rate))
+        sample = take_sample(server, self._baseline.model, self._bench, alone, 1, window_s=window_s)
         if isinstance(sample, Failure):
             self._stand.recover(sample)
             return capacity

@@ -148,12 +148,13 @@ class Finisher:
 
 @dataclass(slots=True)
 class _Runner(Generic[Sample]):
-    """An entrant while it runs: the load it has come down to, and its samples and scores there, by round."""
+    """An entrant while it runs: the load it has come down to, and what it did there, by round."""
 
     entrant: Entrant
     load: Load
     samples: dict[int, Sample] = field(default_factory=dict)
     scores: dict[int, float] = field(default_factory=dict)
+    errors: dict[int, float] = field(default_factory=dict)
     failure: Failure | None = None
     is_dropped: bool = False
 
@@ -170,6 +171,7 @@ def race(
     on_turn: Callable[[Entrant, int], None],
     requests: int = REQUESTS,
     is_front: bool = False,
+    error: Callable[[Measurement], float | None] = lambda _measurement: None,
 ) -> tuple[tuple[Finisher, ...], Mapping[Candidate, Failure]]:
     """Measures the entrants in rounds, forwards and backwards in turn, until the decision is settled.
 
@@ -183,6 +185,7 @@ def race(
         on_turn: told who is measured next, and in which round, from 1 to `LAST_LOOK` at most.
         requests: for each entrant that is not dropped, over its rounds together.
         is_front: nobody is to win: all are measured as long as it takes to judge them, and none is dropped.
+        error: standard error of the score of a measurement; None where it does not say.
 
     Returns:
         Those that could be measured, the dropped ones included, in the order of `entrants`, and why others
@@ -194,7 +197,7 @@ def race(
     for number in range(1, LAST_LOOK + 1):
         for runner in turns if number % 2 else reversed(turns):
             on_turn(runner.entrant, number)
-            _turn(runner, number, measuring, math.ceil(requests / FIRST_LOOK))
+            _turn(runner, number, measuring, math.ceil(requests / FIRST_LOOK), error)
         measured = [runner for runner in runners if runner.failure is None]
         short = [runner for runner in measured if runner.is_short]
         turns = short if is_front else _next_turns(measured, measuring)
@@ -205,7 +208,13 @@ def race(
     return tuple(_finished(runner, measuring) for runner in measured), failures
 
 
-def _turn(runner: _Runner[Sample], number: int, measuring: Measuring[Sample], requests: int) -> None:
+def _turn(
+    runner: _Runner[Sample],
+    number: int,
+    measuring: Measuring[Sample],
+    requests: int,
+    error: Callable[[Measurement], float | None],
+) -> None:
     """Measures one entrant once, or a few times until it has come down to a load that it carries.
 
     Args:
@@ -213,6 +222,7 @@ def _turn(runner: _Runner[Sample], number: int, measuring: Measuring[Sample], re
         number: of the round.
         measuring: measures it.
         requests: of a round while it has too few of them to be judged.
+        error: as for `race`.
     """
     for left in reversed(range(_TRIES)):
         wanted = requests if runner.is_short else math.ceil(_SHARE_OF_LATER_ROUNDS * requests)
@@ -224,6 +234,8 @@ def _turn(runner: _Runner[Sample], number: int, measuring: Measuring[Sample], re
         seen = measuring.pooled([sample])
         cost = soft_cost(measuring.soft_violations(seen))
         runner.scores[number] = measuring.score(measuring.objective(seen)) - cost
+        if (said := error(seen)) is not None:
+            runner.errors[number] = said
         missed, for_good = _missed(measuring, list(runner.samples.values()))
         is_believed = missed > CLEARLY or (missed > 0 and not runner.is_short)
         has_time = left > 0 and number + FIRST_LOOK <= LAST_LOOK + 1
@@ -234,6 +246,7 @@ def _turn(runner: _Runner[Sample], number: int, measuring: Measuring[Sample], re
         runner.load = lower
         runner.samples.clear()
         runner.scores.clear()
+        runner.errors.clear()
 
 
 def _next_turns(measured: Sequence[_Runner[Sample]], measuring: Measuring[Sample]) -> list[_Runner[Sample]]:
@@ -280,6 +293,7 @@ def _finished(runner: _Runner[Sample], measuring: Measuring[Sample]) -> Finisher
         slo_met=missed == 0,
         violation=missed,
         cost=_cost(runner.entrant.candidate, measurement),
+        errors=dict(runner.errors),
     )
     soft = measuring.soft_violations(measurement)
     return Finisher(contender, measurement, violations, measuring.objective(measurement), soft)

@@ -25,7 +25,8 @@ VISIT = 1.0
 On two cores of a virtual machine whose memory is shared with others it was 0.3 (eight visits of five windows
 within two minutes) to 1.5 (204 visits within twenty minutes, `benchmarks/measurement.py`).
 """
-_ALIKE = 6.0
+ALIKE = 6.0
+"""Degrees of freedom that what others show of the noise is worth: points differ in how noisy they are."""
 _SPLIT = 0.9
 """How alike neighbours are is seen at this quantile instead of a higher one, above which few values lie."""
 _LEAST_BATCHES = 3
@@ -188,7 +189,7 @@ def adapted(known: Scatter, batches: Sequence[Floats]) -> Scatter:
         known: from other points.
         batches: batch means of each window of this point.
     """
-    few = Scatter(known.deviation, min(_ALIKE, known.freedom))
+    few = Scatter(known.deviation, min(ALIKE, known.freedom))
     return scatter_between(batches, few) or few
 
 

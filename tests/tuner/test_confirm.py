@@ -128,6 +128,16 @@ def test_the_least_difference_of_a_whole_layout_is_the_one_of_the_textbook():
     assert Comparison([one, other]).least(one, other) == pytest.approx(42.43, abs=0.01)
 
 
+def test_what_measurements_say_of_their_own_noise_counts_as_six_residuals():
+    rounds = range(1, 3)
+    said = dict.fromkeys(rounds, 0.5)
+    one = contender("one", 1, math.e, errors=said)
+    other = contender("other", math.e, 1, errors={**said, 2: 40.0})  # one that knows nothing means nothing
+    # Residuals +-0.5 with one degree of freedom: s2 = (1 + 6 * 0.25) / 7, and t(0.9925, 7) = 3.2.
+    least = 3.2017 * math.sqrt(2.5 / 7)
+    assert Comparison([one, other]).least(one, other) == pytest.approx(least, rel=1e-3)
+
+
 def test_two_that_share_no_round_are_compared_by_way_of_a_third():
     early, late = contender("early", 100, 102, 98), contender("late", 240, 236, first=4)
     third = contender("third", 110, 112.2, 107.8, 220, 220)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -87,6 +88,27 @@ def doubts_in(search: Search, pair: tuple[Candidate, Load]) -> np.ndarray:
     others = [m for each, m in seen if each != pair and m.latency_ms["p99"].value <= 25]
     known = math.log(max(m.throughput.value for m in others))
     return search._prospects(table, [1.0]).of_doubts(table, [m for _, m in seen], known, 1.0)
+
+
+def test_what_intervals_say_of_the_noise_counts_where_a_pair_near_its_limit_is_measured_again():
+    """A measurement that knows little of its own p99 settles no limit."""
+
+    def gain(width: float) -> float:
+        search = Search(candidates(), "throughput", Slo(p99_latency_ms=20))
+        for pair in [(one, load) for one in candidates() for load in CLOSED_LOADS][::5]:
+            seen = measured(*pair)
+            latency = {
+                name: Interval(value=each.value, low=each.value * (1 - width), high=each.value * (1 + width))
+                for name, each in seen.latency_ms.items()
+            }
+            search.tell(*pair, seen.model_copy(update={"latency_ms": latency}))
+        table = search._table([pair for pair, _ in search._measured()])
+        prospects = search._prospects(table, [1.0])
+        standing = prospects.standing(table)
+        one = replace(standing, kept=np.full(len(table), 0.5))
+        return float(prospects.of_limits(table, one).max())
+
+    assert gain(0.4) < gain(0.01)
 
 
 def spoilt(one: Candidate, load: Load, by: float = 1.7) -> Measurement:
