@@ -122,7 +122,13 @@ class OptunaSearch:
         self._model: Search | None = None
         if sampler == MODELLED:
             self._model = Search(
-                space, goal.objective, goal.slo, loads=goal.loads, seed=seed, history=goal.history
+                space,
+                goal.objective,
+                goal.slo,
+                loads=goal.loads,
+                seed=seed,
+                history=goal.history,
+                is_confirmed=True,
             )
         first = (space.baseline,) if self._model else starting_points(space)
         self._start = tuple(dict.fromkeys([*first[:1], *goal.start, *first[1:]]))

@@ -112,6 +112,8 @@ class Search:
         history: measurements of other studies, of the same model or on the same target, to begin from; knobs
             are matched by name.
         baseline: what is measured first; that of a `Space` unless given.
+        is_confirmed: whether what it recommends is measured anew before it is believed. Then a pair is asked
+            twice only where others contradict it, and not where it leads or may break a limit.
 
     Example:
         Replaying a table of measurements, `table[candidate, load]`:
@@ -149,8 +151,10 @@ class Search:
         seed: int = 0,
         history: Iterable[Observation] = (),
         baseline: Candidate | None = None,
+        is_confirmed: bool = False,
     ) -> None:
         self.space = space
+        self._is_confirmed = is_confirmed
         self.seed = seed
         self._loads = loads if callable(loads) else (lambda _candidate: loads)
         self._baseline = baseline or (space.baseline if isinstance(space, Space) else None)
@@ -200,7 +204,8 @@ class Search:
             return None
         has_measured = any(isinstance(each.outcome, Measurement) for each in self._told)
         pair = self._promising(table, known) if has_measured else self._first(table)
-        self._open.append(pair)
+        if pair is not None:
+            self._open.append(pair)
         return pair
 
     def tell(self, candidate: Candidate, load: Load, outcome: Measurement | Failure) -> None:
@@ -311,7 +316,7 @@ class Search:
         assert candidate is not None
         return candidate, min(loads, key=lambda load: abs(math.log(in_flight(load) / middle)))
 
-    def _promising(self, table: Table, besides: Sequence[Pair]) -> Pair:
+    def _promising(self, table: Table, besides: Sequence[Pair]) -> Pair | None:
         """The pair whose measurement promises most, be it a new one or one that is known already.
 
         Args:
@@ -330,19 +335,28 @@ class Search:
             prospects.of_new(new, best, worth) * np.where(works > _GIVEN_UP, works, 0.0) * self._apart(new)
         )
         promised = dict(zip(new.pairs, gains, strict=True))
-        promised |= zip(known.pairs, prospects.of_limits(known, standing), strict=True)
+        again = np.zeros(len(known)) if self._is_confirmed else prospects.of_limits(known, standing)
+        promised |= zip(known.pairs, again, strict=True)
         fitted = self._measured()
         measured = self._table([pair for pair, _ in fitted])
         doubts = prospects.of_doubts(measured, [each for _, each in fitted], best, worth)
         for (pair, _), doubt in zip(fitted, doubts, strict=True):
             if times[pair] == 1:
                 promised[pair] = max(promised[pair], doubt)
-        untried = self._untried()
-        askable = (*table.pairs, *besides)
-        able = [pair for pair in askable if untried & _categories(pair[0])] or list(askable)
-        chosen = max(able, key=lambda pair: promised[pair])
         least = max(SMALL_GAIN, _SMALL_SHARE * max(map(self._model().scatter, self._goals.axes)))
+        untried = self._untried()
+        askable = [
+            pair
+            for pair in (*table.pairs, *besides)
+            if not self._is_confirmed or pair not in times or promised[pair] >= least
+        ]
+        if not askable:
+            return None
+        able = [pair for pair in askable if untried & _categories(pair[0])] or askable
+        chosen = max(able, key=lambda pair: promised[pair])
         self._promises.append(Promise(float(promised[chosen]), least))
+        if self._is_confirmed:
+            return chosen
         leader = known.pairs[int(np.argmax(standing.worth))]
         is_unsettled = len(self._goals.axes) == 1 and times[leader] < _SEEN and leader in askable
         return leader if is_unsettled and promised[chosen] < _UNSETTLED else chosen

@@ -104,7 +104,7 @@ def search_candidates(
         number = search.number_of(candidate)
         observer(TrialStarted(number, candidate))
         if number <= len(search.trials):
-            observer(Warned(f"note: trial {number} is measured again: it decides, or others contradict it"))
+            observer(Warned(f"note: trial {number} is measured again: others contradict it"))
         session.trial(candidate)
 
 

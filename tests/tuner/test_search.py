@@ -150,6 +150,16 @@ def test_where_every_pair_was_measured_and_one_failed_one_is_measured_again():
     assert pair[0] == search.observations[1].candidate
 
 
+def test_where_what_it_recommends_is_confirmed_nothing_is_asked_twice_that_others_do_not_contradict():
+    pairs = [(one, load) for one in CANDIDATES[::12] for load in CLOSED_LOADS]
+    search = Search(CANDIDATES[::12], "throughput", SLO, is_confirmed=True)
+    asked = []
+    while (pair := search.ask()) is not None:
+        asked.append(pair)
+        search.tell(*pair, measured(*pair))
+    assert sorted(asked, key=pairs.index) == pairs
+
+
 def test_nothing_is_asked_for_ever():
     search = Search(CANDIDATES[:2], "throughput", SLO, loads=CLOSED_LOADS[:2])
     assert len(run(search, 100)) < 100
