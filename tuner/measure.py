@@ -224,10 +224,14 @@ class _Trial:
         )
 
     def _warm_up(self) -> Sample | Failure | None:
-        """The last of a few short windows at saturation; None where they showed nothing."""
+        """The last of a few short windows at saturation; None where they showed nothing.
+
+        They are at saturation also where few clients are expected to be best: what breaks the limits there
+        and does much less than the best so far is left without any other window.
+        """
         workload, first = self.bench.workload, self.known.first
         most = workload.max_concurrency if isinstance(workload, ClosedWorkload) else _CLIENTS
-        clients = first.concurrency if isinstance(first, ClosedLoad) else _CLIENTS
+        clients = max(_CLIENTS, first.concurrency if isinstance(first, ClosedLoad) else 0)
         load = closed_load(workload, min(clients, most))
         last, began = None, time.monotonic()
         for _ in range(_WARM_UPS):

@@ -22,7 +22,7 @@ from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch
 from tritonc.tuner.race import Entrant, Finisher, Measuring, Sample, race
 from tritonc.tuner.search import PATIENCE
 from tritonc.tuner.session import Session
-from tritonc.tuner.statistics import standard_error
+from tritonc.tuner.statistics import VISIT, standard_error
 from tritonc.tuner.trial import Trial
 
 _Seen = tuple[Candidate, Measurement]
@@ -207,8 +207,10 @@ def confirm(
         observer(Confirming(entrant.candidate, entrant.role, number, LAST_LOOK))
 
     def error(measurement: Measurement) -> float | None:
-        says = noise is not None and weights_of(goal.objective).keys() <= {"throughput", "cost"}
-        return standard_error(first_of(measurement).throughput) if says else None
+        if noise is None or not weights_of(goal.objective).keys() <= {"throughput", "cost"}:
+            return None
+        # What differs between visits a minute apart is in the interval; those of one round have it in common.
+        return standard_error(first_of(measurement).throughput) / math.sqrt(1 + VISIT)
 
     finishers, failures = race(runners, measuring, on_turn=on_turn, is_front=is_front, error=error)
     for candidate, failure in failures.items():
