@@ -276,7 +276,7 @@ class LoadSearch:
         wanted = HOPELESS * at_least(self._incumbent)
         points = self._ascending()
         is_open = isinstance(self._workload, OpenDemand)
-        if self._asks and not is_open and Curve(points).most(self._ceiling) < wanted:
+        if points and not is_open and Curve(points).most(self._ceiling) < wanted:
             return True
         beyond = [p for p in points if p.excess > _FAR or (p.times >= 2 and p.surely_beyond)]
         if not beyond:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tuner.test_load_search import Curve, measured, run, station
-from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad
+from tritonc.schemas.measurement import ClosedLoad, Interval, Load, OpenLoad
 from tritonc.schemas.spec import ClosedWorkload, Objective, OpenWorkload, Slo, SoftLimit, Workload
 from tritonc.tuner.load_search import MOST_WINDOWS, LoadLadder, LoadSearch
 from tritonc.tuner.loads import ladder
@@ -126,11 +126,17 @@ def test_what_is_no_load_of_this_search_is_left_out(workload, objective, load) -
 
 
 def test_a_candidate_that_cannot_come_near_the_best_is_left_by_what_is_known() -> None:
-    from tritonc.schemas.measurement import Interval
-
     incumbent = Interval(value=1000, low=990, high=1010)
     search = LoadSearch(CLOSED, Slo(p99_latency_ms=60), "throughput", incumbent=incumbent)
     told(search, station(2, 20), {ClosedLoad(concurrency=8): 1})
+    assert search.ask() is None
+    assert search.is_cut
+
+
+def test_a_flat_candidate_is_left_by_what_is_known_too() -> None:
+    incumbent = Interval(value=500, low=490, high=510)
+    search = LoadSearch(CLOSED, Slo(p99_latency_ms=300), "throughput", incumbent=incumbent)
+    told(search, station(2, 10), {ClosedLoad(concurrency=2): 1, ClosedLoad(concurrency=4): 1})
     assert search.ask() is None
     assert search.is_cut
 
