@@ -19,8 +19,12 @@ from tritonc.schemas.measurement import Interval
 
 Floats = npt.NDArray[np.float64]
 
+APART = 1.25
+"""Levels nearer to each other say nothing about what more load gains."""
+
 _NORMAL = 1.96
 """Standard errors in half of a 95% interval."""
+_SEVERAL = 4  # clients
 _WORST = 1e6
 """A latency this many times its limit stands for one that never came."""
 
@@ -138,18 +142,23 @@ class Curve:
     def most(self, ceiling: float) -> float:
         """Throughput within the limits at most, taken one standard error well.
 
-        Throughput grows ever less with load: above the last two levels with no larger a power of it than
-        between them. Latency grows with what is left of it (Little's law), up to its limit.
+        Throughput grows ever less with load: above the last levels with no larger a power of it than between
+        them. Latency grows with what is left of it (Little's law), up to its limit. With very few clients it
+        may be flat before batches form: two do what one does where the second waits for the first. Of 3,151
+        pairs of levels of the recorded surfaces, half of which ended the search of a candidate that did less
+        than 0.85 of the best, one was of a candidate that does 0.91 of it.
 
         Args:
             ceiling: the largest level there can be.
 
         Returns:
-            Infinity with a single level, and where throughput may go on in proportion to load.
+            Infinity where throughput may go on in proportion to load, or nothing is known of that: with few
+            clients, with a single level or none well below the last, and where that breaks a limit.
         """
-        if len(self.points) < 2:
+        high = self.points[-1]
+        low = next((point for point in reversed(self.points) if point.level * APART <= high.level), None)
+        if low is None or high.level < _SEVERAL or high.excess > 0:
             return math.inf
-        low, high = self.points[-2:]
         if min(at_least(low.throughput), at_most(high.throughput)) <= 0:
             return math.inf
         rise = math.log(at_most(high.throughput) / at_least(low.throughput))

@@ -230,7 +230,7 @@ def verdict_on(chosen: Contender, contenders: Sequence[Contender], reason: str) 
 def hopeless(contenders: Sequence[Contender]) -> tuple[Contender, ...]:
     """Those that are surely behind one that keeps the SLO, or clearly miss it: they cannot win any more.
 
-    What clearly misses it is known to after two rounds. What is surely behind is known before the first look
+    Both are known after two rounds, as one may be off by far; that it is surely behind before the first look
     only of finalists: nothing is decided then about what is there already, and it is to be measured well.
     """
     able = [c for c in contenders if c.slo_met]
@@ -242,7 +242,7 @@ def hopeless(contenders: Sequence[Contender]) -> tuple[Contender, ...]:
     def is_hopeless(contender: Contender) -> bool:
         if contender.violation > CLEARLY:
             return len(contender.scores) > 1
-        looked = contender.role == "finalist" or len(contender.scores) >= FIRST_LOOK
+        looked = len(contender.scores) >= (2 if contender.role == "finalist" else FIRST_LOOK)
         return looked and seen.lead(leader, contender) > seen.least(leader, contender)
 
     return tuple(contender for contender in contenders if is_hopeless(contender))

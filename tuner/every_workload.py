@@ -154,6 +154,10 @@ class EveryWorkload:
         """The objective on a scale on which equal differences are equal ratios."""
         return self._measuring.score(value)
 
+    def error(self, sample: SampleOfEach) -> float | None:
+        """Standard error of the score of a sample, which is about the first workload."""
+        return self._measuring.error(sample.first)
+
     def lower(self, load: Load, excess: float) -> Load | None:
         """The next smaller load of the first workload."""
         return self._measuring.lower(load, excess)

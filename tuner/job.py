@@ -354,8 +354,7 @@ class Job:
         picked: Candidate | None = None,
     ) -> Outcome:
         began = time.monotonic()
-        search, noise = study.search, noise_of(study.search)
-        outcome = confirm(runners, measuring, self._observer, search.goal, picked, noise)
+        outcome = confirm(runners, measuring, self._observer, study.search.goal, picked)
         self._confirming_s += time.monotonic() - began
         study.stand.withdraw()
         log.finishers(outcome.finishers)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tritonc.schemas.measurement import ClosedLoad, Load, Measurement
 from tritonc.schemas.request_batch import mean_size
 from tritonc.schemas.spec import Slo
-from tritonc.tuner.boundary import Curve, Point
+from tritonc.tuner.boundary import APART, Curve, Point
 from tritonc.tuner.demand import Demand, OpenDemand
 from tritonc.tuner.loads import ceiling, level_of, workload_kind
 from tritonc.tuner.objective import Objective, Percentile, latency_limits, seeks_capacity
@@ -18,7 +18,6 @@ GAIN = 0.02
 """A step of load that gains less throughput than this is not worth its latency (design/contract.md)."""
 
 _STEP = 0.05  # the bracket is narrow enough when its ends are this close, or neighbours
-_APART = 1.25  # levels nearer to each other say nothing about what more load gains
 _CLOSE = 1.5  # between levels farther apart than this there may be a better one
 _FARTHEST = 4.0  # one step goes no farther than this factor
 _TAIL_RATIO = 1.3  # p99 over average at saturation, until it is seen; it is nearly constant within a model
@@ -104,12 +103,12 @@ def _first_guess(limits: Mapping[Percentile, float], ceiling: int, saturated: Me
         return min(4, ceiling)
     if not limits:
         return min(saturated.load.concurrency, ceiling)
-    averages = [limit / _tail(name, saturated) for name, limit in limits.items()]
+    averages = [limit / _tail_ratio(name, saturated) for name, limit in limits.items()]
     requests = saturated.throughput.value / saturated.load.mean_request_batch
     return min(ceiling, max(1, math.floor(requests * min(averages) / 1000)))
 
 
-def _tail(name: Percentile, saturated: Measurement) -> float:
+def _tail_ratio(name: Percentile, saturated: Measurement) -> float:
     """A percentile over the average: what was seen, where its largest value alone does not make it."""
     if saturated.requests < _FEWEST_FOR_TAIL:
         return _TAIL_RATIO if name in ("p99", "p95") else 1.0
@@ -158,7 +157,7 @@ class _ClosedCapacity:
             or (is_near and not _scales(curve.points))
         ):
             return None
-        farther = low.level * _APART if is_near else min(curve.boundary(), _FARTHEST * low.level)
+        farther = low.level * APART if is_near else min(curve.boundary(), _FARTHEST * low.level)
         return min(self.ceiling, max(low.level + 1, math.floor(farther)))
 
 
@@ -239,7 +238,7 @@ class _Reach:
 def _flat(points: Sequence[Point], steps: int = 1) -> bool:
     """Whether the highest `steps` levels, well above the others, gained less than 2% over these."""
     below, above = points[:-steps], points[-steps:]
-    if not below or above[-1].level < _APART * below[-1].level:
+    if not below or above[-1].level < APART * below[-1].level:
         return False
     top = max(point.throughput.value for point in below)
     return max(point.throughput.value for point in above) < top * (1 + GAIN)

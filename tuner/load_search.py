@@ -38,7 +38,7 @@ MOST_WINDOWS = 2
 """Of one load in one visit. Visits differ as much as windows do (`statistics.VISIT`), so more of them narrow
 the interval by little; the confirmation visits what matters often."""
 HOPELESS = 0.85
-"""A candidate that surely breaks a limit at a load below which, taken one standard error well, it does less
+"""A candidate that surely breaks a limit at a load up to which, taken one standard error well, it does less
 than this share of what the best one does, taken one badly, is left (design/search.md, "Cut early")."""
 
 _ANOTHER = math.sqrt(2.0)
@@ -266,8 +266,8 @@ class LoadSearch:
     def is_hopeless(self) -> bool:
         """Whether the incumbent is better at any load within the limits.
 
-        Above a load that breaks them there is none, and below it throughput is not larger. Before one was
-        seen, how throughput grows from load to load says how far it can get (`Curve.most`).
+        Above a load that breaks them there is none, and below it throughput is not larger. As long as none
+        was seen, how throughput grows from load to load says how far it can get (`Curve.most`).
         """
         if self._incumbent is None or not self._is_limited:
             return False
@@ -275,10 +275,10 @@ class LoadSearch:
             return True
         wanted = HOPELESS * at_least(self._incumbent)
         points = self._ascending()
-        is_open = isinstance(self._workload, OpenDemand)
-        if points and not is_open and Curve(points).most(self._ceiling) < wanted:
+        is_closed = isinstance(self._workload, ClosedWorkload)
+        if points and is_closed and _SLACK * Curve(points).most(self._ceiling) < wanted:
             return True
-        beyond = [p for p in points if p.excess > _FAR or (p.times >= 2 and p.surely_beyond)]
+        beyond = [p for p in points if _is_far_beyond(p) or (p.times >= 2 and p.surely_beyond)]
         if not beyond:
             return False
         if isinstance(self._workload, OpenDemand):
@@ -394,6 +394,11 @@ def _error(limits: Mapping[Percentile, float], measured: Measurement) -> float:
     if worst is None:
         return 0.0
     return standard_error(measured.latency_ms[worst])
+
+
+def _is_far_beyond(point: Point) -> bool:
+    """Whether one window is enough to believe it; of a warm-up one whose throughput has an interval is."""
+    return point.excess > _FAR and (point.times > 0 or point.throughput.high is not None)
 
 
 def _is_stray(low: Point, high: Point) -> bool:

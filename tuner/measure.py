@@ -64,7 +64,7 @@ def measure_capacity(
         on_load: told each load before it is measured; None for the warm-up.
         leaving: processes of the candidate before that may not be gone yet; their memory does not count.
         known: what the study knows.
-        noise_windows: of the load that decides, which is put on after all others, for the noise floor; 0 to
+        noise_windows: of the load that decides, those of its steps included, for the noise floor; 0 to
             believe `known`.
     """
     candidate = UnderLoad(server, model, bench, bench.seed, leaving)
@@ -250,17 +250,18 @@ class _Trial:
         that was measured before, and is asked all the same, is measured anew, for one window more than then.
         """
         samples: dict[Load, list[Sample]] = {}
-        noise = self.known.noise
+        noise, last = self.known.noise, warm
         while (load := search.ask()) is not None:
             self.on_load(load)
             sample = self.candidate.window(
-                load, _step_s(load, warm.request_rate if warm else None, search.requests_in_sight)
+                load, _step_s(load, last.request_rate if last else None, search.requests_in_sight)
             )
             if isinstance(sample, NoWindow):
                 if sample.reason != "too_slow":
                     return self.candidate.failure(sample)
                 search.tell(load, pooled(samples[load], noise) if load in samples else None)
                 continue
+            last = sample
             samples.setdefault(load, []).append(sample)
             if load not in self.known.loads or len(samples[load]) > self.known.loads[load].windows:
                 search.tell(load, pooled(samples[load], noise))

@@ -24,6 +24,7 @@ from tritonc.tuner.records import NOTHING_BEFORE, Before, NoRecords, Records
 from tritonc.tuner.reference import REQUESTS, ReferenceWatch
 from tritonc.tuner.sample import Sample, pooled
 from tritonc.tuner.stand import Stand
+from tritonc.tuner.statistics import standard_error
 from tritonc.tuner.under_load import WINDOW_S, take_sample
 from tritonc.tuner.verify import Reference, references_of
 
@@ -353,6 +354,17 @@ class StandMeasuring:
     def score(self, value: float) -> float:
         """The objective on a scale on which equal differences are equal ratios."""
         return objective.score(self._bench.objective, value)
+
+    def error(self, sample: Sample) -> float | None:
+        """Standard error of the score of a sample, without what those of one round have in common.
+
+        Known where it is about throughput, of which the noise floor was measured.
+        """
+        weights = objective.weights_of(self._bench.objective)
+        if self._noise is None or self._bench.slo.soft or not weights.keys() <= {"throughput", "cost"}:
+            return None
+        seen = pooled([sample], self._noise, visits=math.inf).throughput
+        return None if seen.low is None else sum(weights.values()) * standard_error(seen)
 
     def lower(self, load: Load, excess: float) -> Load | None:
         """As `loads.lower_load`; None where the load is given."""

@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     import optuna
 
 VISITS = 2
-"""Times that a candidate is measured at most: finalists are measured again by the confirmation, in turns."""
+"""Times that a candidate is measured at most: finalists are measured again by the confirmation, in turns, and
+models of a group by the search of all together."""
 MODELLED = "tritonc"
 """The sampler that asks a `Search`."""
 
@@ -285,9 +286,8 @@ class OptunaSearch:
     def ask(self) -> Candidate | None:
         """A candidate to measure; None where there is none.
 
-        It was never asked before, unless the model would rather have one measured again that was told: what
-        was seen of it is doubtful, or decides (`Search`). Then `outcome` is known, and what is told next
-        takes its place.
+        It was never asked before, unless the model would rather have one measured again that was told, as
+        others contradict it (`Search`). Then `outcome` is known, and what is told next takes its place.
 
         Raises:
             SetupError: the storage cannot be written.

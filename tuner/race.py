@@ -86,6 +86,10 @@ class Measuring(Protocol[Sample]):
         """The objective on a scale on which equal differences are equal ratios."""
         ...
 
+    def error(self, sample: Sample) -> float | None:
+        """Standard error of the score of a sample beside others of its round; None where it is not known."""
+        ...
+
     def lower(self, load: Load, excess: float) -> Load | None:
         """The next smaller load that could keep a latency limit; None where there is none to try.
 
@@ -171,7 +175,6 @@ def race(
     on_turn: Callable[[Entrant, int], None],
     requests: int = REQUESTS,
     is_front: bool = False,
-    error: Callable[[Measurement], float | None] = lambda _measurement: None,
 ) -> tuple[tuple[Finisher, ...], Mapping[Candidate, Failure]]:
     """Measures the entrants in rounds, forwards and backwards in turn, until the decision is settled.
 
@@ -185,7 +188,6 @@ def race(
         on_turn: told who is measured next, and in which round, from 1 to `LAST_LOOK` at most.
         requests: for each entrant that is not dropped, over its rounds together.
         is_front: nobody is to win: all are measured as long as it takes to judge them, and none is dropped.
-        error: standard error of the score of a measurement; None where it does not say.
 
     Returns:
         Those that could be measured, the dropped ones included, in the order of `entrants`, and why others
@@ -197,7 +199,7 @@ def race(
     for number in range(1, LAST_LOOK + 1):
         for runner in turns if number % 2 else reversed(turns):
             on_turn(runner.entrant, number)
-            _turn(runner, number, measuring, math.ceil(requests / FIRST_LOOK), error)
+            _turn(runner, number, measuring, math.ceil(requests / FIRST_LOOK))
         measured = [runner for runner in runners if runner.failure is None]
         short = [runner for runner in measured if runner.is_short]
         turns = short if is_front else _next_turns(measured, measuring)
@@ -208,13 +210,7 @@ def race(
     return tuple(_finished(runner, measuring) for runner in measured), failures
 
 
-def _turn(
-    runner: _Runner[Sample],
-    number: int,
-    measuring: Measuring[Sample],
-    requests: int,
-    error: Callable[[Measurement], float | None],
-) -> None:
+def _turn(runner: _Runner[Sample], number: int, measuring: Measuring[Sample], requests: int) -> None:
     """Measures one entrant once, or a few times until it has come down to a load that it carries.
 
     Args:
@@ -222,7 +218,6 @@ def _turn(
         number: of the round.
         measuring: measures it.
         requests: of a round while it has too few of them to be judged.
-        error: as for `race`.
     """
     for left in reversed(range(_TRIES)):
         wanted = requests if runner.is_short else math.ceil(_SHARE_OF_LATER_ROUNDS * requests)
@@ -234,7 +229,7 @@ def _turn(
         seen = measuring.pooled([sample])
         cost = soft_cost(measuring.soft_violations(seen))
         runner.scores[number] = measuring.score(measuring.objective(seen)) - cost
-        if (said := error(seen)) is not None:
+        if (said := measuring.error(sample)) is not None:
             runner.errors[number] = said
         missed, for_good = _missed(measuring, list(runner.samples.values()))
         is_believed = missed > CLEARLY or (missed > 0 and not runner.is_short)

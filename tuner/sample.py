@@ -71,14 +71,14 @@ class Sample:
         """Requests completed a second."""
         return self._rate(None, 1).value
 
-    def _rate(self, noise: NoiseFloor | None, visits: int) -> Interval:
+    def _rate(self, noise: NoiseFloor | None, visits: float) -> Interval:
         seen = [window.events for window in self.windows if window.summary is None]
         if seen:
             return rate_interval(seen, noise.throughput if noise else None, visits)
         rates = [w.summary.throughput / self.load.mean_request_batch for w in self.windows if w.summary]
         return Interval(value=sum(rates) / len(rates))
 
-    def latency_ms(self, noise: NoiseFloor | None = None, visits: int = 1) -> dict[Percentile, Interval]:
+    def latency_ms(self, noise: NoiseFloor | None = None, visits: float = 1) -> dict[Percentile, Interval]:
         """Average and percentiles of all windows together; the arguments are those of `pooled`."""
         seen = [window.steady_latency_ms for window in self.windows if window.summary is None]
         if seen:
@@ -94,7 +94,7 @@ class Sample:
             for name in summaries[0].latency_ms
         }
 
-    def throughput(self, noise: NoiseFloor | None = None, visits: int = 1) -> Interval:
+    def throughput(self, noise: NoiseFloor | None = None, visits: float = 1) -> Interval:
         """Inferences a second; the arguments are those of `pooled`.
 
         Of requests of several sizes: requests a second, times their mean size by the weights.
@@ -107,13 +107,14 @@ class Sample:
         )
 
 
-def pooled(samples: Sequence[Sample], noise: NoiseFloor | None = None, visits: int = 1) -> Measurement:
+def pooled(samples: Sequence[Sample], noise: NoiseFloor | None = None, visits: float = 1) -> Measurement:
     """All samples of a candidate under one load as one Measurement.
 
     Args:
         samples: at least one, all of the same load.
         noise: what is known to lie between windows, for the intervals; None before it was measured.
-        visits: times that samples were taken one after another, without anything else in between.
+        visits: times that samples were taken one after another, without anything else in between; infinite
+            where what lies between such times does not count.
     """
     sample = Sample.joined(samples)
     windows, counted = sample.windows, sample.counted

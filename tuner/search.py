@@ -191,7 +191,7 @@ class Search:
         return promises_little(self._promises)
 
     def ask(self, *, skip: Collection[Candidate] = (), settled: Collection[Candidate] = ()) -> Pair | None:
-        """A pair to measure, be it a new one or one that is known already; None where there is none left.
+        """A pair to measure, a new one or one that is known already; None where none is left to be worth it.
 
         Args:
             skip: candidates that are not asked.

@@ -213,9 +213,10 @@ class Stand:
 
         Nor need others wait, apart from those who measure memory: what goes runs when nothing else does.
         """
-        server, models = self._server, tuple(self._models)
+        server, models, leaving = self._server, tuple(self._models), self._leaving
         self._forget()
         if server is None or not models:
+            self._leaving = leaving if server is not None else frozenset()
             return
         self._leaving = _children(server.pid)
         _yield_to_others(self._leaving)

@@ -98,7 +98,7 @@ class Scatter:
     freedom: float
 
 
-def mean_interval(samples: Sequence[Floats], between: Scatter | None = None, visits: int = 1) -> Interval:
+def mean_interval(samples: Sequence[Floats], between: Scatter | None = None, visits: float = 1) -> Interval:
     """The mean with its 95% interval from batch means, which allows for neighbours being alike.
 
     Args:
@@ -122,7 +122,7 @@ def mean_batches(samples: Sequence[Floats], full: bool = True) -> list[Floats]:
 
 
 def rate_interval(
-    windows: Sequence[tuple[Floats, float, float]], between: Scatter | None = None, visits: int = 1
+    windows: Sequence[tuple[Floats, float, float]], between: Scatter | None = None, visits: float = 1
 ) -> Interval:
     """Events a second with its 95% interval from batch means over equal stretches of time.
 
@@ -193,7 +193,7 @@ def adapted(known: Scatter, batches: Sequence[Floats]) -> Scatter:
     return scatter_between(batches, few) or few
 
 
-def widened(interval: Interval, between: Scatter, windows: int, visits: int = 1) -> Interval:
+def widened(interval: Interval, between: Scatter, windows: int, visits: float = 1) -> Interval:
     """An interval that knows nothing of the differences between windows, with these in it.
 
     Args:
@@ -221,7 +221,7 @@ def widened(interval: Interval, between: Scatter, windows: int, visits: int = 1)
     )
 
 
-def _parts(windows: int, visits: int) -> float:
+def _parts(windows: int, visits: float) -> float:
     """Variance of a mean over that between two windows of one visit."""
     return 1 / windows + VISIT / visits
 
@@ -234,7 +234,7 @@ def _events_until(ordered: Floats, moments: Floats) -> Floats:
     return found
 
 
-def _interval(value: float, batches: Sequence[Floats], between: Scatter | None, visits: int) -> Interval:
+def _interval(value: float, batches: Sequence[Floats], between: Scatter | None, visits: float) -> Interval:
     """`value` with its 95% interval; `between` None: as if all batches were of one window."""
     if between is None:
         spread = _around(np.concatenate(batches))
@@ -267,7 +267,7 @@ def _within(batches: Sequence[Floats]) -> Scatter | None:
     return Scatter(math.sqrt(sum(count * variance for count, variance in known) / freedom), freedom)
 
 
-def _all_in_all(value: float, batches: Sequence[Floats], between: Scatter, visits: int) -> Scatter | None:
+def _all_in_all(value: float, batches: Sequence[Floats], between: Scatter, visits: float) -> Scatter | None:
     """Standard error of the mean of windows, not relative: within windows, between them, between visits.
 
     Degrees of freedom as by Welch and Satterthwaite.

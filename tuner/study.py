@@ -16,13 +16,11 @@ from tritonc.tuner.encoding import behaviour
 from tritonc.tuner.events import Confirming, Observer, SearchEnded, TrialStarted, Warned
 from tritonc.tuner.front import MEMBERS, Choice, choose, front_of, trials_on_front
 from tritonc.tuner.further_workloads import first_of, further_in
-from tritonc.tuner.noise import NoiseFloor
 from tritonc.tuner.objective import axes_of, missed, weights_of
 from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch
 from tritonc.tuner.race import Entrant, Finisher, Measuring, Sample, race
 from tritonc.tuner.search import PATIENCE
 from tritonc.tuner.session import Session
-from tritonc.tuner.statistics import VISIT, standard_error
 from tritonc.tuner.trial import Trial
 
 _Seen = tuple[Candidate, Measurement]
@@ -189,7 +187,6 @@ def confirm(
     observer: Observer,
     goal: Goal = ANY_THROUGHPUT,
     picked: Candidate | None = None,
-    noise: NoiseFloor | None = None,
 ) -> Outcome:
     """Races the entrants and decides.
 
@@ -199,20 +196,13 @@ def confirm(
         observer: told what happens.
         goal: of the study.
         picked: what a person picked from the front that the lock held before.
-        noise: what intervals know of the noise floor; None where they know nothing.
     """
     is_front = bool(axes_of(goal.objective))
 
     def on_turn(entrant: Entrant, number: int) -> None:
         observer(Confirming(entrant.candidate, entrant.role, number, LAST_LOOK))
 
-    def error(measurement: Measurement) -> float | None:
-        if noise is None or not weights_of(goal.objective).keys() <= {"throughput", "cost"}:
-            return None
-        # What differs between visits a minute apart is in the interval; those of one round have it in common.
-        return standard_error(first_of(measurement).throughput) / math.sqrt(1 + VISIT)
-
-    finishers, failures = race(runners, measuring, on_turn=on_turn, is_front=is_front, error=error)
+    finishers, failures = race(runners, measuring, on_turn=on_turn, is_front=is_front)
     for candidate, failure in failures.items():
         observer(Warned(f"{candidate.id} could not be measured again: {failure.reason}: {failure.detail}"))
     if is_front and (front := front_of(finishers, goal)):

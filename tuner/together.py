@@ -171,6 +171,9 @@ class TogetherMeasuring:
         """Its logarithm."""
         return math.log(value)
 
+    def error(self, sample: JointSample) -> None:
+        """It is not known how what the members do hangs together."""
+
     def lower(self, load: Load, excess: float) -> Load | None:
         """A step down for the members that broke a limit in the last sample; None where there is none."""
         del excess  # every member has its own

@@ -109,6 +109,7 @@ class Surface:
         self.gathered: tuple[Candidate, ...] = ()
         self.soft_limit_ms: float | None = None
         self.changes = 0
+        self.error_said: float | None = None
 
     def capacity(self, candidate: Candidate, known: Known = NOTHING_KNOWN):
         self.known.append(known)
@@ -145,6 +146,9 @@ class Surface:
 
     def score(self, objective: float) -> float:
         return math.log(objective)
+
+    def error(self, _sample: Measurement) -> float | None:
+        return self.error_said
 
     def lower(self, load: Load, _excess: float) -> Load | None:
         return ClosedLoad(concurrency=load.concurrency - 1) if load.concurrency > 1 else None

@@ -69,7 +69,10 @@ def test_throughput_gets_no_farther_than_its_last_rise_and_the_limit_allow() -> 
     assert most(*root) == pytest.approx(400)
     assert most(*root, ceiling=18) == pytest.approx(300)
     assert most(exactly(2, -0.6, 200), exactly(8, -0.1, 200)) == pytest.approx(200)
-    assert most(exactly(2, -0.6, 200), exactly(8, 0.5, 150)) == pytest.approx(200)
+    assert most(exactly(2, -0.6, 200), exactly(8, 0.1, 200)) == math.inf  # one window beyond is not believed
+    assert most(exactly(1, -0.6, 100), exactly(2, -0.5, 100)) == math.inf  # the second may wait for the first
+    assert most(exactly(7, -0.6, 100), exactly(8, -0.5, 100)) == math.inf
+    assert most(exactly(2, -0.6, 200), exactly(7, -0.2, 200), exactly(8, -0.1, 200)) == pytest.approx(200)
     assert most(exactly(2, -0.6, 100), exactly(8, -0.5, 400)) == math.inf
     assert most(exactly(8, -0.5, 400)) == math.inf
     assert most(point(2, -0.6, 100), point(8, -0.5, 200)) > 400  # one standard error well

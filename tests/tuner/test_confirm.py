@@ -155,6 +155,14 @@ def test_who_is_surely_behind_or_clearly_misses_the_slo_is_hopeless():
     assert hopeless([slow, near]) == ()
 
 
+def test_nobody_is_dropped_for_a_single_round_whatever_that_says_of_its_noise():
+    fast, slow = contender("fast", 300, errors={1: 0.01}), contender("slow", 150, errors={1: 0.01})
+    assert hopeless([fast, slow]) == ()
+    said = {1: 0.01, 2: 0.01}
+    fast, slow = contender("fast", 300, 301, errors=said), contender("slow", 150, 151, errors=said)
+    assert hopeless([fast, slow]) == (slow,)
+
+
 def test_what_is_there_already_is_not_dropped_before_the_first_look():
     base = contender("baseline", 100, 101, role="baseline")
     fast, slow = contender("fast", 300, 301), contender("slow", 30, 30)

@@ -170,6 +170,17 @@ def test_what_was_loaded_before_takes_no_memory_while_it_leaves_and_yields_to_ot
         assert not here.stand.leaving
 
 
+def test_what_is_withdrawn_yields_to_others_and_is_known_to_leave(tmp_path: Path):
+    with measured(tmp_path) as here:
+        here.stand.serve(here.candidates[0])
+        here.stand.withdraw()
+        leaving = here.stand.leaving
+        assert leaving
+        assert {os.sched_getscheduler(pid) for pid in leaving} == {os.SCHED_IDLE}
+        here.stand.withdraw()
+        assert here.stand.leaving == leaving
+
+
 def test_contenders_go_on_one_by_one_where_the_server_that_had_them_all_is_killed(tmp_path: Path):
     with measured(tmp_path) as here:
         known = {candidate: measured_alone(here, candidate) for candidate in here.candidates[:2]}

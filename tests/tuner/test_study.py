@@ -345,21 +345,18 @@ def test_a_decision_names_the_winner_what_it_beat_and_the_evidence(surface: Surf
     assert (decision.trials, decision.candidates, decision.caveats) == (40, len(SPACE), ("Careful.",))
 
 
-def test_where_the_noise_floor_is_known_it_helps_to_say_what_counts_as_noise(surface: Surface):
+def test_where_samples_say_their_own_error_it_helps_to_say_what_counts_as_noise(surface: Surface):
     """Baseline and one finalist: with three rounds of both two degrees of freedom are left."""
     search, (baseline, better) = told(({}, 100.0), ({"instance_count": 4}, 250.0))
     surface.capacities[baseline], surface.capacities[better] = 100.0, 250.0
 
-    def noise(floor: NoiseFloor | None, goal: Goal = search.goal) -> float:
+    def noise() -> float:
         surface.rng.seed(5)
-        return confirm(entrants(search, None, None), surface, lambda _: None, goal, None, floor).verdict.noise
+        return confirm(entrants(search, None, None), surface, lambda _: None).verdict.noise
 
-    floor = NoiseFloor(Scatter(0.01, 7), Scatter(0.01, 7))
-    assert noise(None) > 0.08
-    assert noise(floor) < 0.05
-    assert noise(floor, Goal("latency", search.goal.slo)) == noise(
-        None
-    )  # intervals of throughput say nothing
+    assert noise() > 0.08
+    surface.error_said = 0.01
+    assert noise() < 0.05
 
 
 def test_a_failed_baseline_is_said_in_the_decision(surface: Surface):
