@@ -45,7 +45,15 @@ os.execve({program!r}, [{program!r}, *sys.argv[1:], *arguments], environment)
 
 
 class ModelAnalyzerError(Exception):
-    """It ended with an error of its own."""
+    """It ended with an error of its own.
+
+    Attributes:
+        wall_s: after how long.
+    """
+
+    def __init__(self, what: str, wall_s: float) -> None:
+        super().__init__(what)
+        self.wall_s = wall_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +147,7 @@ def profile(model: str, repository: Path, mode: str, limits: Limits, folder: Pat
         wall_s = time.monotonic() - began
     if code != 0:
         last = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-        raise ModelAnalyzerError(f"model-analyzer, {mode} mode, ended with {code}:\n{last}")
+        raise ModelAnalyzerError(f"model-analyzer, {mode} mode, ended with {code}:\n{last}", wall_s)
     return _finish(model, folder, limits, wall_s)
 
 

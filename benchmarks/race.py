@@ -19,7 +19,8 @@ in the ladder twice.
 Exits 1 where (a) takes more than a quarter of quick's time or is verified below the best of Model Analyzer's
 modes by more than the noise floor, or (b) takes longer than quick. With `--ma-results FILE` what Model
 Analyzer ends with is written to FILE, mode by mode, and what is there already, within the same limits, is not
-run again. A search of Model Analyzer that ends with an error of its own is begun anew, twice at most.
+run again. A search of Model Analyzer that ends with an error of its own is begun anew, twice at most; of one
+that never ends well nothing is known but how long it took until then, at least.
 """
 
 from __future__ import annotations
@@ -77,7 +78,10 @@ def race(model: str, arguments: argparse.Namespace) -> bool:
     with tempfile.TemporaryDirectory(prefix="race-") as name:
         folder = Path(name)
         MODELS[model](folder / f"{model}.onnx")
-        finishes = _model_analyzer(model, limits, modes, folder, arguments.ma_results)
+        finishes, broken = _model_analyzer(model, limits, modes, folder, arguments.ma_results)
+        modes = list(finishes)
+        if not modes:
+            raise SystemExit(f"{model}: no mode of Model Analyzer ended well")
         options = ["--seed", str(arguments.seed)]
         if arguments.trials:
             options += ["--trials", str(arguments.trials)]
@@ -95,7 +99,7 @@ def race(model: str, arguments: argparse.Namespace) -> bool:
             window_s=arguments.window,
             say=lambda what: _say(f"{model}: {what}"),
         )
-        return report(model, limits, modes, finishes, found)
+        return report(model, limits, modes, finishes, found, broken)
 
 
 def _arguments() -> argparse.Namespace:
@@ -134,30 +138,38 @@ def _claimed_best(modes: Sequence[str], finishes: Mapping[str, Finish]) -> str:
 
 def _model_analyzer(
     model: str, limits: Limits, modes: Sequence[str], folder: Path, results: Path | None
-) -> dict[str, Finish]:
-    """What each mode ends with; all begin with one instance and the largest batch, which the limits allow."""
+) -> tuple[dict[str, Finish], dict[str, float]]:
+    """What each mode ends with, and the seconds until the error of one that always ends with one.
+
+    All begin with one instance and the largest batch, which the limits allow.
+    """
     project = open_project(_spec(model, limits, folder, SAME))
     space = space_for(project, model, "cpu")
     wanted = {"instance_count": 1, "max_batch_size": limits.max_batch_size}
     start = next(candidate for candidate in space if wanted.items() <= candidate.values.items())
     write_repository(compile_candidate(project, start), folder / "repository")
     known = json.loads(results.read_text()) if results and results.exists() else {}
-    finishes = {}
     for mode in modes:
-        key = json.dumps([model, mode, dataclasses.asdict(limits)])
+        key = _key(model, mode, limits)
         if key in known:
-            finishes[mode] = Finish(**known[key])
             continue
         _say(f"{model}: Model Analyzer, {mode}")
-        finishes[mode] = _profiled(model, mode, limits, folder)
-        known[key] = dataclasses.asdict(finishes[mode])
+        ended = _profiled(model, mode, limits, folder)
+        known[key] = {"error_s": ended} if isinstance(ended, float) else dataclasses.asdict(ended)
         if results:
             results.write_text(json.dumps(known, indent=1) + "\n")
-    return finishes
+    seen = {mode: known[_key(model, mode, limits)] for mode in modes}
+    broken = {mode: each["error_s"] for mode, each in seen.items() if "error_s" in each}
+    return {mode: Finish(**each) for mode, each in seen.items() if mode not in broken}, broken
 
 
-def _profiled(model: str, mode: str, limits: Limits, folder: Path) -> Finish:
-    """What a mode ends with, at the first try that ends without an error."""
+def _key(model: str, mode: str, limits: Limits) -> str:
+    return json.dumps([model, mode, dataclasses.asdict(limits)])
+
+
+def _profiled(model: str, mode: str, limits: Limits, folder: Path) -> Finish | float:
+    """What a mode ends with at the first try that ends well, else the shortest time until its error."""
+    errors_s = []
     for number in range(1, _TRIES + 1):
         own = folder / f"{mode}{number}"
         own.mkdir()
@@ -165,7 +177,8 @@ def _profiled(model: str, mode: str, limits: Limits, folder: Path) -> Finish:
             return model_analyzer.profile(model, folder / "repository", mode, limits, own)
         except model_analyzer.ModelAnalyzerError as err:
             _say(f"{model}: {err}")
-    raise SystemExit(f"{model}: Model Analyzer, {mode}, ended with an error {_TRIES} times")
+            errors_s.append(err.wall_s)
+    return min(errors_s)
 
 
 def _spec(model: str, limits: Limits, folder: Path, name: str) -> Path:
@@ -278,6 +291,7 @@ def report(
     modes: Sequence[str],
     finishes: Mapping[str, Finish],
     found: Mapping[str, Verified],
+    broken: Mapping[str, float],
 ) -> bool:
     """Prints a model's table and what it means; whether the acceptance holds."""
     print(
@@ -301,17 +315,24 @@ def report(
             f"{name:12} {finish.wall_s:6.0f}s {finish.configurations:7} {finish.points:6} "
             f"{finish.server_starts:6}  {claim:26}  {verified:32}  {described(finish.config)}"
         )
+    for mode, error_s in broken.items():
+        print(f"{mode:12} {error_s:6.0f}s at least: it ended with an error of its own, {_TRIES} times")
     floor = noise_floor(found)
     again = _claimed_best(modes, finishes)
     print(
         f"noise floor of the verified ratios: {floor:.1%}; {again}'s configuration a second time: "
         f"{found['again'].throughput / found[again].throughput:.3f}"
     )
-    return _judge(modes, finishes, found, floor)
+    quick_s = finishes["quick"].wall_s if "quick" in finishes else broken.get("quick")
+    return _judge(modes, finishes, found, floor, quick_s)
 
 
 def _judge(
-    modes: Sequence[str], finishes: Mapping[str, Finish], found: Mapping[str, Verified], floor: float
+    modes: Sequence[str],
+    finishes: Mapping[str, Finish],
+    found: Mapping[str, Verified],
+    floor: float,
+    quick_s: float | None,
 ) -> bool:
     best = max(modes, key=lambda mode: (found[mode].slo_met, found[mode].throughput))
     met = True
@@ -323,8 +344,8 @@ def _judge(
             as_good = gain >= wanted and found[name].slo_met >= found[best].slo_met
             text += f", at least {wanted:.3f} wanted: {_word(as_good)}"
             met &= as_good
-        if "quick" in modes:
-            wall = finishes[name].wall_s / finishes["quick"].wall_s
+        if quick_s is not None:
+            wall = finishes[name].wall_s / quick_s
             text += f"; wall time {wall:.2f} of quick's, at most {wall_limit:g} wanted: "
             text += _word(wall <= wall_limit)
             met &= wall <= wall_limit
