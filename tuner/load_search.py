@@ -38,8 +38,8 @@ MOST_WINDOWS = 2
 """Of one load in one visit. Visits differ as much as windows do (`statistics.VISIT`), so more of them narrow
 the interval by little; the confirmation visits what matters often."""
 HOPELESS = 0.85
-"""A candidate that surely breaks a limit at a load up to which, taken one standard error well, it does less
-than this share of what the best one does, taken one badly, is left (design/search.md, "Cut early")."""
+"""A candidate that within its limits, taken one standard error well, does less than this share of what the
+best one does, taken one badly, is left (design/search.md, "Cut early")."""
 
 _ANOTHER = math.sqrt(2.0)
 """Another window narrows an interval by no more than that: one that is wider than it can mend is left."""

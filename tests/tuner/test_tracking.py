@@ -208,8 +208,10 @@ def test_a_new_database_is_as_mlflow_makes_it_and_knows_no_other_project(
     tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """It is a copy of an empty one in the cache; where there is no place for that one MLflow makes it."""
+    monkeypatch.setenv("TRITONC_CACHE_DIR", str(tmp_path / "cache"))
     tracking.open_study("study-1", "mlp on cpu", {})
     assert tracking.is_on
+    assert len(list((tmp_path / "cache").glob("mlflow-*.db"))) == 1
     monkeypatch.setenv("TRITONC_CACHE_DIR", str(tmp_path / "state" / "mlflow.db"))
     other = Tracking(tmp_path / "other", uri=None, experiment="ocr", warn=pytest.fail)
     other.open_study("study-1", "mlp on cpu", {})
@@ -219,8 +221,7 @@ def test_a_new_database_is_as_mlflow_makes_it_and_knows_no_other_project(
         with contextlib.closing(sqlite3.connect(tmp_path / folder / "mlflow.db")) as connection:
             schemas.append(set(connection.execute("SELECT sql FROM sqlite_master")))
             places = connection.execute("SELECT artifact_location FROM experiments").fetchall()
-        if folder == "state":
-            assert all(place.startswith((tmp_path / folder).as_uri()) for (place,) in places)
+        assert all(place.startswith((tmp_path / folder).as_uri()) for (place,) in places)
     assert schemas[0] == schemas[1]
 
 
