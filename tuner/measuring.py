@@ -24,7 +24,6 @@ from tritonc.tuner.records import NOTHING_BEFORE, Before, NoRecords, Records
 from tritonc.tuner.reference import REQUESTS, ReferenceWatch
 from tritonc.tuner.sample import Sample, pooled
 from tritonc.tuner.stand import Stand
-from tritonc.tuner.statistics import standard_error
 from tritonc.tuner.under_load import WINDOW_S, take_sample
 from tritonc.tuner.verify import Reference, references_of
 
@@ -363,8 +362,8 @@ class StandMeasuring:
         weights = objective.weights_of(self._bench.objective)
         if self._noise is None or self._bench.slo.soft or not weights.keys() <= {"throughput", "cost"}:
             return None
-        seen = pooled([sample], self._noise, visits=math.inf).throughput
-        return None if seen.low is None else sum(weights.values()) * standard_error(seen)
+        error = sample.throughput_error(self._noise, visits=math.inf)
+        return None if error is None else sum(weights.values()) * error
 
     def lower(self, load: Load, excess: float) -> Load | None:
         """As `loads.lower_load`; None where the load is given."""

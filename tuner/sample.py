@@ -14,6 +14,7 @@ from tritonc.tuner.statistics import (
     mean_batches,
     mean_interval,
     quantile_interval,
+    rate_error,
     rate_interval,
     widened,
 )
@@ -70,6 +71,14 @@ class Sample:
     def request_rate(self) -> float:
         """Requests completed a second."""
         return self._rate(None, 1).value
+
+    def throughput_error(self, noise: NoiseFloor, visits: float = 1) -> float | None:
+        """Standard error of the logarithm of throughput; None where it is unknown.
+
+        The arguments are those of `pooled`.
+        """
+        seen = [window.events for window in self.windows if window.summary is None]
+        return rate_error(seen, noise.throughput, visits) if seen else None
 
     def _rate(self, noise: NoiseFloor | None, visits: float) -> Interval:
         seen = [window.events for window in self.windows if window.summary is None]

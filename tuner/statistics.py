@@ -134,9 +134,26 @@ def rate_interval(
         visits: times that windows were run for, one after another, without anything else in between.
     """
     batches = rate_batches(windows, between is not None)
+    return _interval(_rate(windows, batches), batches, between, visits)
+
+
+def rate_error(
+    windows: Sequence[tuple[Floats, float, float]], between: Scatter, visits: float = 1
+) -> float | None:
+    """Standard error of the logarithm of what `rate_interval` gives; None where that has no interval.
+
+    Few degrees of freedom make an interval wide, not this.
+    """
+    batches = rate_batches(windows)
+    value = _rate(windows, batches)
+    spread = _all_in_all(value, batches, between, visits)
+    return spread.deviation / value if spread and value > 0 else None
+
+
+def _rate(windows: Sequence[tuple[Floats, float, float]], batches: Sequence[Floats]) -> float:
+    """Events a second over all windows, by how long each was."""
     lengths = np.array([end - begin for _, begin, end in windows])
-    rates = np.array([rates.mean() for rates in batches])
-    return _interval(float((rates * lengths).sum() / lengths.sum()), batches, between, visits)
+    return float((np.array([rates.mean() for rates in batches]) * lengths).sum() / lengths.sum())
 
 
 def rate_batches(windows: Sequence[tuple[Floats, float, float]], full: bool = True) -> list[Floats]:
