@@ -1,13 +1,15 @@
 """How honest the tuner's intervals are: coverage, width, time of a decision, bias of the capacity.
 
-    python benchmarks/measurement.py [--repeats 34] [--blocks 4] [--truths 8] [--seed 0] [--record FILE]
+    python benchmarks/measurement.py [--repeats 34] [--blocks 4] [--truths 8] [--cores N] [--record FILE]
 
 Two configurations of each of three small models are measured over and over again, interleaved in an order
 that is drawn anew for every round, each time loaded, verified, warmed up and measured exactly as a trial of
-`tune` measures and reports the load that decides. Every block begins as a study does, with the noise floor of
-each model's baseline. The truth is the mean of long runs of the same points, spread over the whole session:
-before, among and after the repeats. The capacity within an SLO is found several times by the whole load
-search, and compared with long runs at the loads that it chose and their neighbours.
+`tune` measures and reports the load that decides. The server has `--cores`: all but one, which is the load
+generator's, unless told otherwise; where both share all, equal windows differ three times as much. Every
+block begins as a study does, with the noise floor of each model's baseline. The truth is the mean of long
+runs of the same points, spread over the whole session: before, among and after the repeats. The capacity
+within an SLO is found several times by the whole load search, and compared with long runs at the loads that
+it chose and their neighbours.
 
 Exits 1 where the Wilson interval of the coverage of throughput's 95% interval does not contain 95%, or the
 median of its relative half-width is above 5%. A drift between the halves of the session that is larger than
@@ -42,6 +44,7 @@ from tritonc.tuner.bench import Bench
 from tritonc.tuner.capacity import Capacity, Known
 from tritonc.tuner.demand import read_demands
 from tritonc.tuner.engines import engine_named
+from tritonc.tuner.hardware import pinning, this_machine
 from tritonc.tuner.inputs import read_inputs
 from tritonc.tuner.measuring import StandMeasuring
 from tritonc.tuner.noise import NoiseFloor
@@ -64,7 +67,7 @@ SPEC = """\
 apiVersion: tritonc/v1
 name: measurement
 models: {{{model}: {{source: {model}.onnx, max_batch_size: 8, slo: {{p99_latency_ms: 60000}}}}}}
-targets: {{cpu: {{device: cpu, backends: {{onnxruntime: {{accelerators: [none]}}}}}}}}
+targets: {{cpu: {{device: cpu, cores: {cores}, backends: {{onnxruntime: {{accelerators: [none]}}}}}}}}
 """
 THREADS: Mapping[str, KnobValue] = {"instance_count": 1, "intra_op_thread_count": 2}
 INSTANCES: Mapping[str, KnobValue] = {"instance_count": 2, "intra_op_thread_count": 1}
@@ -74,7 +77,7 @@ POINTS: Mapping[str, Sequence[tuple[Mapping[str, KnobValue], int]]] = {
     "mlp": ((INSTANCES, 2), (BATCHES, 16)),
     "transformer": ((THREADS, 4), (INSTANCES, 4)),
 }
-"""Knobs that differ from the baseline's, and clients."""
+"""Knobs that differ from the baseline's, as near as the cores allow, and clients."""
 
 
 @dataclass
@@ -189,11 +192,15 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=34, help="of each of six points (default 34)")
     parser.add_argument("--blocks", type=int, default=4, help="each with noise floors of its own (default 4)")
     parser.add_argument("--truths", type=int, default=8, help="long runs of each point (default 8)")
+    most = this_machine().usable_cores
+    parser.add_argument(
+        "--cores", type=int, default=max(1, most - 1), help="of the server (default %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the order (default 0)")
     parser.add_argument("--record", type=Path, help="write every repeat and long run to FILE, as JSON")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        subjects = [subject(model, Path(name), stack) for model in POINTS]
+        subjects = [subject(model, Path(name), stack, arguments.cores) for model in POINTS]
         points = [point for each in subjects for point in points_of(each)]
         began = time.monotonic()
         limited = session(subjects, points, arguments)
@@ -249,21 +256,22 @@ def begin_block(subjects: Iterable[Subject]) -> None:
             print(f"noise floor of {each.name}: {apart:.1%}, measured in {found.seconds.noise:.1f} s")
 
 
-def subject(model: str, folder: Path, stack: ExitStack) -> Subject:
+def subject(model: str, folder: Path, stack: ExitStack, cores: int) -> Subject:
     """A model with its server, which is started when it is needed."""
     own = folder / model
     (own / "load").mkdir(parents=True)
     MODELS[model](own / f"{model}.onnx")
-    (own / "spec.yaml").write_text(SPEC.format(model=model))
+    pinned = pinning(cores, this_machine().cores)
+    (own / "spec.yaml").write_text(SPEC.format(model=model, cores=cores))
     project = open_project(own / "spec.yaml")
     space = space_for(project, model, "cpu")
     engine = engine_named("embedded")
     engine.describe()
     binary, environment = engine.perf_analyzer()
-    stand = Stand(project, engine, own / "served", cores=(), on_start=lambda _restarted: None)
+    stand = Stand(project, engine, own / "served", cores=pinned.server, on_start=lambda _restarted: None)
     spec, inputs = project.spec.models[model], read_inputs(project, model)
     bench = Bench(
-        generator=perf_analyzer_at(binary, environment),
+        generator=perf_analyzer_at(binary, environment, pinned.load_generator),
         data=LoadData.of(inputs, own / "load"),
         inputs=(inputs,),
         workload=read_demands(project, model)[0],

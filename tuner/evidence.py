@@ -10,6 +10,7 @@ from tritonc.schemas.lock import Digests
 from tritonc.schemas.measurement import EngineInfo, Hardware
 from tritonc.schemas.spec import EnsembleSpec, ModelSpec
 from tritonc.tuner.capacity import Capacity
+from tritonc.tuner.confirm import MATTERS
 from tritonc.tuner.engines import EngineDescription
 from tritonc.tuner.hardware import Pinning
 
@@ -72,16 +73,36 @@ def _number(name: str) -> int:
 def caveats(
     engine: EngineInfo, model: ModelSpec | EnsembleSpec, baseline: Capacity | None
 ) -> tuple[str, ...]:
-    """Why the ranking may not carry over to the official backend, in sentences; none where it does.
+    """What to know of the numbers, in sentences: why they are noisy, and why the ranking may not carry over.
 
-    Each step of an ensemble has the overhead of an execution, so short ones count on average.
+    To the official backend, that is. Each step of an ensemble has the overhead of an execution, so short ones
+    count on average.
     """
-    if engine.name != _EMBEDDED or baseline is None:
+    if baseline is None:
         return ()
+    of_engine = _of_embedded_engine(model, baseline) if engine.name == _EMBEDDED else []
+    return (*_of_shared_cores(engine, baseline), *of_engine)
+
+
+def _of_shared_cores(engine: EngineInfo, baseline: Capacity) -> list[str]:
+    count = len(engine.server_cores)
+    if count < 2 or engine.load_generator_cores or baseline.noise is None:
+        return []
+    apart = baseline.noise.throughput.deviation
+    if apart <= MATTERS:
+        return []
+    return [
+        f"Equal windows differ by {apart:.1%} more than each of them shows, and server and load generator "
+        f"share {count} cores: numbers are steadier where the load generator has one of its own "
+        f"(`cores: {count - 1}`)."
+    ]
+
+
+def _of_embedded_engine(model: ModelSpec | EnsembleSpec, baseline: Capacity) -> list[str]:
     times = [step.compute_infer_ms for step in (*baseline.steps, baseline.measurement)]
     execution_ms = min((time for time in times if time is not None), default=None)
     if execution_ms is None:
-        return ()
+        return []
     remedy = "confirm it with `tritonc tune --engine local` and an installed tritonserver"
     found = []
     steps = len(model.steps) if isinstance(model, EnsembleSpec) else 1
@@ -98,4 +119,4 @@ def caveats(
             f"The p99 limit of {limit:g} ms is less than {_TIGHT_SLO_EXECUTIONS:g} times the baseline's "
             f"execution ({execution_ms:.2g} ms): capacity may be given away; {remedy}."
         )
-    return tuple(found)
+    return found

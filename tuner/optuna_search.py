@@ -147,8 +147,15 @@ class OptunaSearch:
 
     @property
     def is_over(self) -> bool:
-        """Whether the last runs in a row promised too little; never where the sampler is one of Optuna's."""
-        return promises_little(self._promises)
+        """Whether nothing is left that is worth a run; never where the sampler is one of Optuna's."""
+        return self.spent is not None or promises_little(self._promises)
+
+    @property
+    def spent(self) -> float | None:
+        """What all that is left promises less than, together; None where that did not end the search."""
+        with optuna_at(self._path):
+            spent = self._study.user_attrs.get("spent")
+        return float(spent["least"]) if spent and spent["trials"] == len(self._trials) else None
 
     @property
     def least_promise(self) -> float:
@@ -301,6 +308,7 @@ class OptunaSearch:
             return None if len(asked) >= len(self.space) else self._opened(None, asked, "sampler")
         pair = self._model.ask(skip=self._open.keys() | self._worn(), settled=told.keys())
         if pair is None:
+            self._mark_spent(self._model.promise)
             return None
         candidate, self._expected[pair[0]] = pair
         if candidate in told:
@@ -320,10 +328,16 @@ class OptunaSearch:
         self._unmark()
         self._opened(candidate, frozenset(), before.origin, supersedes=True)
 
+    def _mark_spent(self, promise: Promise | None) -> None:
+        """Notes that nothing was asked, if that is because all that is left promises too little."""
+        if promise is not None and promise.rest < promise.least:
+            with optuna_at(self._path):
+                self._study.set_user_attr("spent", {"least": promise.least, "trials": len(self._trials)})
+
     def _unmark(self) -> None:
         """A trial is going to be another one: no decision rests on it, and it is not logged."""
         with optuna_at(self._path):
-            for mark in ("decided", "logged"):
+            for mark in ("decided", "logged", "spent"):
                 self._study.set_user_attr(mark, None)
 
     def _worn(self) -> set[Candidate]:

@@ -40,9 +40,10 @@ Category = tuple[str, str]
 CLOSED_LOADS: tuple[Load, ...] = tuple(ClosedLoad(concurrency=2**step) for step in range(7))
 """The loads of a search that is given none: 1, 2, 4 … 64 clients."""
 
-SMALL_GAIN = 0.005
+SMALL_GAIN = 0.003
 PATIENCE = 5
-"""The search is over when none of five runs promised 0.5% (design/search.md), or a fifth of the noise.
+"""The search is over when none of five runs promised 0.3% (design/search.md), or a tenth of the noise; or
+when all that is left does not together. Patience is for many candidates of which each promises little.
 
 On the tables of `benchmarks/laws.py` that is after 16 runs (median) with 0.4% left to gain, with the noise of
 design/search.md after 19 with 0.8%; on the rougher recorded ones of `benchmarks/surfaces` after twice as many
@@ -50,7 +51,7 @@ with 1% and 2.5%. A promise here counts what breaks a limit as worthless, and dr
 falls slower than the expected improvement of design/search.md.
 """
 
-_SMALL_SHARE = 0.2
+_SMALL_SHARE = 0.1
 """Of the standard deviation of one measurement: what is less cannot be told, by the confirmation neither."""
 REPEATS = 8
 """Times that a pair is measured at most."""
@@ -68,10 +69,13 @@ class Promise:
     Attributes:
         gain: that.
         least: what is worth a run.
+        rest: what measuring every candidate that is left promises, all together at most: the sum of what each
+            does. Infinite where that is not known.
     """
 
     gain: float
     least: float = SMALL_GAIN
+    rest: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +191,7 @@ class Search:
 
     @property
     def is_over(self) -> bool:
-        """Whether the last asks in a row promised too little to be worth their time."""
+        """Whether what is left promises too little to be worth its time (`PATIENCE`)."""
         return promises_little(self._promises)
 
     def ask(self, *, skip: Collection[Candidate] = (), settled: Collection[Candidate] = ()) -> Pair | None:
@@ -350,15 +354,17 @@ class Search:
             for pair in (*table.pairs, *besides)
             if not self._is_confirmed or pair not in times or promised[pair] >= least
         ]
+        is_front = len(self._goals.axes) > 1  # of which each ask sees but one direction
+        rest = math.inf if untried or is_front else _together(promised, askable)
         if not askable:
             return None
         able = [pair for pair in askable if untried & _categories(pair[0])] or askable
         chosen = max(able, key=lambda pair: promised[pair])
-        self._promises.append(Promise(float(promised[chosen]), least))
+        self._promises.append(Promise(float(promised[chosen]), least, rest))
         if self._is_confirmed:
-            return chosen
+            return None if rest < least else chosen
         leader = known.pairs[int(np.argmax(standing.worth))]
-        is_unsettled = len(self._goals.axes) == 1 and times[leader] < _SEEN and leader in askable
+        is_unsettled = not is_front and times[leader] < _SEEN and leader in askable
         return leader if is_unsettled and promised[chosen] < _UNSETTLED else chosen
 
     def _untried(self) -> Set[Category]:
@@ -484,9 +490,21 @@ class Search:
 
 
 def promises_little(promises: Sequence[Promise]) -> bool:
-    """Whether the last asks in a row promised too little, given what each promised."""
+    """Whether the last asks in a row promised too little, or all that is left does, given what each did."""
     last = promises[-PATIENCE:]
-    return len(last) == PATIENCE and all(each.gain < each.least for each in last)
+    is_flat = len(last) == PATIENCE and all(each.gain < each.least for each in last)
+    return is_flat or bool(last and last[-1].rest < last[-1].least)
+
+
+def _together(promised: Mapping[Pair, float], pairs: Sequence[Pair]) -> float:
+    """What measuring each candidate promises, at its most promising load, in sum.
+
+    The best of several gains is at most their sum, so measuring all of them is expected to gain no more.
+    """
+    most: dict[Candidate, float] = {}
+    for pair in pairs:
+        most[pair[0]] = max(most.get(pair[0], 0.0), float(promised[pair]))
+    return sum(most.values())
 
 
 def _candidates(space: Space | Sequence[Candidate]) -> tuple[Candidate, ...]:

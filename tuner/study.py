@@ -93,17 +93,25 @@ def search_candidates(
         if clock() >= deadline and search.trials:
             return observer(SearchEnded("the time is up"))
         if search.is_over:
-            promised = f"the last {PATIENCE} runs or more promised less than {search.least_promise:.1%} each"
-            return observer(SearchEnded(f"{len(search.trials)} trials are finished; {promised}"))
+            return observer(SearchEnded(_why_nothing_is_left(search)))
         session.look_at_reference(deadline)
         candidate = search.ask()
         if candidate is None:
-            return observer(SearchEnded(f"all {len(search.space)} candidates were measured"))
+            return observer(SearchEnded(_why_nothing_is_left(search)))
         number = search.number_of(candidate)
         observer(TrialStarted(number, candidate))
         if number <= len(search.trials):
             observer(Warned(f"note: trial {number} is measured again: others contradict it"))
         session.trial(candidate)
+
+
+def _why_nothing_is_left(search: OptunaSearch) -> str:
+    if not search.is_over:
+        return f"all {len(search.space)} candidates were measured"
+    finished = f"{len(search.trials)} trials are finished"
+    if (least := search.spent) is not None:
+        return f"{finished}; all that is left promises less than {least:.1%} together"
+    return f"{finished}; the last {PATIENCE} runs or more promised less than {search.least_promise:.1%} each"
 
 
 def compared_with(search: OptunaSearch) -> Measurement | None:

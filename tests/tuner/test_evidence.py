@@ -11,6 +11,8 @@ from tritonc.schemas.lock import Digests
 from tritonc.schemas.measurement import EngineInfo, Hardware
 from tritonc.schemas.spec import EnsembleSpec, ModelSpec, Slo, Step
 from tritonc.tuner.evidence import caveats, next_study_name, study_name
+from tritonc.tuner.noise import NoiseFloor
+from tritonc.tuner.statistics import Scatter
 
 DIGESTS = Digests(source="s", signature="i", space="p", load="l")
 ENGINE = EngineInfo(name="embedded", triton="2.51.0", release="24.10", load_generator="perf_analyzer 2.43.0")
@@ -73,6 +75,18 @@ def test_short_executions_and_tight_limits_are_said(execution_ms, slo, words):
 def test_the_local_engine_and_a_failed_baseline_have_no_caveats():
     assert caveats(ENGINE.model_copy(update={"name": "local"}), model(), baseline(0.1)) == ()
     assert caveats(ENGINE, model(), None) == ()
+
+
+def test_noise_is_put_down_to_a_load_generator_without_a_core_of_its_own():
+    def said(deviation: float, server: tuple[int, ...], load_generator: tuple[int, ...] = ()):
+        cores = {"server_cores": server, "load_generator_cores": load_generator}
+        noise = NoiseFloor(Scatter(deviation, 7), Scatter(deviation, 7))
+        return caveats(ENGINE.model_copy(update=cores), model(), replace(baseline(9.0), noise=noise))
+
+    [sentence] = said(0.08, (0, 1))
+    assert sentence.startswith("Equal windows differ by 8.0% more than each of them shows")
+    assert sentence.endswith("(`cores: 1`).")
+    assert said(0.08, (0,), (1,)) == said(0.02, (0, 1)) == said(0.08, (0,)) == said(0.08, ()) == ()
 
 
 def test_steps_of_an_ensemble_are_short_or_long_on_average():

@@ -79,6 +79,24 @@ def test_the_model_stops_by_itself_and_a_resumed_study_knows(tmp_path: Path):
     assert search.best().capacity.objective >= 0.95 * max(throughput_of(candidate) for candidate in SPACE)
 
 
+def test_a_search_that_is_spent_stays_so_until_something_is_measured_again(tmp_path: Path):
+    goal = Goal("throughput", Slo(), loads=CLOSED_LOADS[2:4])
+    options = {"sampler": "tritonc", "goal": goal, "storage": tmp_path / "optuna.db"}
+    search = opened(**options)
+    asked = []
+    while (candidate := search.ask()) is not None:
+        asked.append(candidate)
+        search.tell(candidate, capacity(throughput_of(candidate)))
+    assert len(asked) < len(SPACE)
+    assert search.spent == search._model.promise.least
+    assert search._model.promise.rest < search.spent
+    again = opened(**options)
+    assert again.is_over
+    assert again.spent == search.spent
+    again.again(asked[-1])
+    assert again.spent is None
+
+
 def test_the_load_that_the_model_expects_comes_with_its_candidate():
     search = opened(sampler="tritonc")
     assert search.expected(run(search, 1)[0]) is None
@@ -190,13 +208,12 @@ def test_tune_asks_what_the_pure_search_asks_known_pairs_that_are_doubtful_inclu
     pure = Search(SPACE, "throughput", slo, loads=[load], seed=seed, is_confirmed=True)
     product = opened(sampler="tritonc", seed=seed, goal=Goal("throughput", slo, loads=(load,)))
     asked = list[Candidate]()
-    for _ in range(30):
-        pair = pure.ask(skip=[one for one in asked if asked.count(one) >= VISITS])
-        assert pair is not None
+    while pair := pure.ask(skip=[one for one in asked if asked.count(one) >= VISITS]):
         assert product.ask() == pair[0]
         asked.append(pair[0])
         pure.tell(*pair, shown(asked))
         told_one_load(product, pair[0], shown(asked))
+    assert product.ask() is None
     assert asked.count(best) == 2
     assert len(product.trials) == len(set(asked))
 
@@ -499,7 +516,7 @@ def test_joint_candidates_stand_as_they_were_measured_as_the_model_knows_none_of
     assert [each.candidate for each in search.standings()] == [told[0.0], told[0.5]]
 
 
-def test_a_promise_of_an_older_study_was_worth_a_run_from_half_a_percent_on(tmp_path: Path):
+def test_a_promise_of_an_older_study_was_worth_a_run_from_the_smallest_gain_on(tmp_path: Path):
     search = opened(sampler="tritonc", storage=tmp_path / "optuna.db")
     for throughput in (100.0, 110.0, 120.0):
         search.tell(search.ask(), capacity(throughput))

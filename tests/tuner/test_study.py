@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -98,6 +99,17 @@ def test_the_baseline_is_measured_even_where_there_is_no_time(surface: Surface):
 def test_the_search_ends_where_every_candidate_was_measured(surface: Surface):
     seen = run(OptunaSearch(SPACE, sampler="random"), surface, 1000)
     assert seen[-1] == SearchEnded(f"all {len(SPACE)} candidates were measured")
+
+
+def test_the_search_ends_where_all_that_is_left_promises_too_little_and_a_resumed_one_at_once(
+    surface: Surface, tmp_path: Path
+):
+    storage = tmp_path / "optuna.db"
+    *_, last = run(OptunaSearch(SPACE, storage=storage), surface, 1000)
+    found = re.fullmatch(r"(\d+) trials are finished; all that is left promises .*% together", last.reason)
+    assert found
+    assert int(found[1]) < len(SPACE)
+    assert run(OptunaSearch(SPACE, storage=storage), surface, 1000) == [last]
 
 
 def test_an_interrupted_trial_does_not_count(surface: Surface):
