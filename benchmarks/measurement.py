@@ -4,12 +4,12 @@
 
 Two configurations of each of three small models are measured over and over again, interleaved in an order
 that is drawn anew for every round, each time loaded, verified, warmed up and measured exactly as a trial of
-`tune` measures and reports the load that decides. The server has `--cores`: all but one, which is the load
-generator's, unless told otherwise; where both share all, equal windows differ three times as much. Every
-block begins as a study does, with the noise floor of each model's baseline. The truth is the mean of long
-runs of the same points, spread over the whole session: before, among and after the repeats. The capacity
-within an SLO is found several times by the whole load search, and compared with long runs at the loads that
-it chose and their neighbours.
+`tune` measures and reports the load that decides. The server has `--cores`, the load generator those that are
+left; where none is, it shares them, as in a `tune` of a target with all the machine's cores. Every block
+begins as a study does, with the noise floor of each model's baseline. The truth is the mean of long runs of
+the same points, spread over the whole session: before, among and after the repeats. The capacity within an
+SLO is found several times by the whole load search, and compared with long runs at the loads that it chose
+and their neighbours.
 
 Exits 1 where the Wilson interval of the coverage of throughput's 95% interval does not contain 95%, or the
 median of its relative half-width is above 5%. A drift between the halves of the session that is larger than

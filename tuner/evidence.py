@@ -93,7 +93,7 @@ def _of_shared_cores(engine: EngineInfo, baseline: Capacity) -> list[str]:
         return []
     return [
         f"Equal windows differ by {apart:.1%} more than each of them shows, and server and load generator "
-        f"share {count} cores: numbers are steadier where the load generator has one of its own "
+        f"share {count} cores: numbers can be steadier where the load generator has one of its own "
         f"(`cores: {count - 1}`)."
     ]
 

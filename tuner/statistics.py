@@ -23,7 +23,8 @@ VISIT = 1.0
 """Variance between visits to a point (loaded anew, a minute apart) over that between windows of one visit.
 
 On two cores of a virtual machine whose memory is shared with others it was 0.3 (eight visits of five windows
-within two minutes) to 1.5 (204 visits within twenty minutes, `benchmarks/measurement.py`).
+within two minutes) to 1.5 (204 visits within twenty minutes, `benchmarks/measurement.py`), and 2 to 7 where
+the load generator had a core of its own (`--cores 1`): windows are steadier then, visits are not.
 """
 ALIKE = 6.0
 """Degrees of freedom that what others show of the noise is worth: points differ in how noisy they are."""
