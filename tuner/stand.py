@@ -281,6 +281,7 @@ def _children(pid: int) -> frozenset[int]:
 def _yield_to_others(pids: Iterable[int]) -> None:
     """Lets processes run only when nothing else wants a core: ending an instance takes 35 ms of one."""
     for pid in pids:
-        for task in Path(f"/proc/{pid}/task").glob("*"):
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            for task in Path(f"/proc/{pid}/task").glob("*"):
+                with contextlib.suppress(OSError):  # that thread has
+                    os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))

@@ -26,6 +26,7 @@ from tritonc.tuner.engines import server as server_module
 from tritonc.tuner.engines.embedded import EmbeddedEngine, assemble_backends, backend_names
 from tritonc.tuner.engines.local import LocalEngine
 from tritonc.tuner.process import Child
+from tritonc.tuner.stand import _yield_to_others
 
 pytestmark = pytest.mark.triton
 
@@ -378,3 +379,15 @@ def test_a_folder_whose_name_means_something_to_a_shell_is_served_and_runs_nothi
         assert server.statistics(name).requests == 0
     assert not list(tmp_path.rglob("ran"))
     assert not Path("ran").exists()
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_no_more_than_gone(monkeypatch: pytest.MonkeyPatch):
+    def gone(path: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    server = object.__new__(server_module.TritonServer)
+    server.pid = os.getpid()
+    monkeypatch.setattr(os, "scandir", gone)
+    assert server._processes() == [os.getpid()]
+    _yield_to_others([os.getpid()])
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER

@@ -318,9 +318,10 @@ class TritonServer:
         while pending:
             pid = pending.pop()
             found.append(pid)
-            for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                with contextlib.suppress(OSError):
-                    pending += [int(child) for child in children.read_text().split()]
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                    with contextlib.suppress(OSError):  # that thread has
+                        pending += [int(child) for child in children.read_text().split()]
         return found
 
     def log_tail(self, lines: int = 20) -> str:
