@@ -192,9 +192,10 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=34, help="of each of six points (default 34)")
     parser.add_argument("--blocks", type=int, default=4, help="each with noise floors of its own (default 4)")
     parser.add_argument("--truths", type=int, default=8, help="long runs of each point (default 8)")
-    most = this_machine().usable_cores
+    cores = this_machine().usable_cores
+    choices = range(1, cores + 1)
     parser.add_argument(
-        "--cores", type=int, default=max(1, most - 1), help="of the server (default %(default)s)"
+        "--cores", type=int, default=cores, choices=choices, help="of the server (default: all)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the order (default 0)")
     parser.add_argument("--record", type=Path, help="write every repeat and long run to FILE, as JSON")

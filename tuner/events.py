@@ -106,7 +106,7 @@ class MachineChanged:
 
 @dataclass(frozen=True, slots=True)
 class SearchEnded:
-    """No more trials, and why: the number asked for, the time, or every candidate measured."""
+    """No more trials, and why: enough of them, no more time, all candidates measured, or nothing in sight."""
 
     reason: str
 

@@ -45,10 +45,11 @@ PATIENCE = 5
 """The search is over when none of five runs promised 0.3% (design/search.md), or a tenth of the noise; or
 when all that is left does not together. Patience is for many candidates of which each promises little.
 
-On the tables of `benchmarks/laws.py` that is after 16 runs (median) with 0.4% left to gain, with the noise of
-design/search.md after 19 with 0.8%; on the rougher recorded ones of `benchmarks/surfaces` after twice as many
-with 1% and 2.5%. A promise here counts what breaks a limit as worthless, and draws from Student's t, so it
-falls slower than the expected improvement of design/search.md.
+On the tables of `benchmarks/laws.py` that is after 14 runs (median) with 0.45% left to gain, with the noise
+of design/search.md after 17 with 0.8%. On the rougher recorded ones of `benchmarks/surfaces` patience alone,
+at 0.5% and a fifth of the noise, ended after 37 with 0.8% and after 41 with 4.6%. A promise here counts what
+breaks a limit as worthless, and draws from Student's t, so it falls slower than the expected improvement of
+design/search.md.
 """
 
 _SMALL_SHARE = 0.1
@@ -117,7 +118,8 @@ class Search:
             are matched by name.
         baseline: what is measured first; that of a `Space` unless given.
         is_confirmed: whether what it recommends is measured anew before it is believed. Then a pair is asked
-            twice only where others contradict it, and not where it leads or may break a limit.
+            twice only where others contradict it, and not where it leads or may break a limit; none is asked
+            where all that is left promises too little together.
 
     Example:
         Replaying a table of measurements, `table[candidate, load]`:

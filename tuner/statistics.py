@@ -143,7 +143,7 @@ def rate_error(
 ) -> float | None:
     """Standard error of the logarithm of what `rate_interval` gives; None where that has no interval.
 
-    Few degrees of freedom make an interval wide, not this.
+    Few degrees of freedom make an interval wide, not this. The arguments are those of `rate_interval`.
     """
     batches = rate_batches(windows)
     value = _rate(windows, batches)
