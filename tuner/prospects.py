@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.measurement import Measurement
 from tritonc.tuner.encoding import Table
 from tritonc.tuner.objective import SOFT_WEIGHT
@@ -69,6 +70,28 @@ class Standing:
     def worth(self) -> Floats:
         """Of each pair, relative to the best one's objective."""
         return np.asarray(np.exp(self.objective - self.objective[self.best]) * self.kept)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Beside:
+    """Pairs that were never measured, of candidates that were.
+
+    Attributes:
+        table: the pairs; one may be there several times.
+        places: for each of them a measurement of its candidate, as the number of what a model was fitted to.
+    """
+
+    table: Table
+    places: npt.NDArray[np.intp]
+
+    @classmethod
+    def of(cls, table: Table, measured: Mapping[int, Candidate]) -> Beside:
+        """What a table has of candidates, given by the numbers of their measurements."""
+        rows: dict[Candidate, list[int]] = {}
+        for row, (candidate, _) in enumerate(table.pairs):
+            rows.setdefault(candidate, []).append(row)
+        found = [(row, place) for place, one in measured.items() for row in rows.get(one, ())]
+        return cls(table.at([row for row, _ in found]), np.array([place for _, place in found], np.intp))
 
 
 class Prospects:
@@ -135,21 +158,30 @@ class Prospects:
             standing.worth, standing.kept, means[decisive, rows], deviations[decisive, rows], noises[decisive]
         )
 
-    def of_doubts(self, table: Table, measured: Sequence[Measurement], best: float, worth: float) -> Floats:
+    def of_doubts(
+        self, table: Table, measured: Sequence[Measurement], beside: Beside, best: float, worth: float
+    ) -> Floats:
         """Expected gain of measuring pairs again because what was seen of them may be off.
 
-        What all others say of a pair, as far as a measurement that is off can hide it, times the probability
-        that its own one means nothing.
+        What all others say of a pair, or of its candidate under other loads, as far as a measurement that is
+        off can hide it, times the probability that its own one means nothing.
 
         Args:
             table: a row for each measurement that the model is fitted to.
             measured: these.
+            beside: what each may hide of its candidate.
             best: the objective of the best known pair.
             worth: of that pair, relative to its objective.
         """
         others, off = self._model.left_out(table, measured)
         seen = self._aim([_seen(term, table, measured) for term in self._goals.axes])
-        return self._gain(table, others, best, worth, seen + _HIDDEN - best) * off
+        hidden = self._gain(table, others, best, worth, seen + _HIDDEN - best)
+        if len(beside.table):
+            told = self._aim(list(axis_means(self._model, self._goals, beside.table).T))
+            others = self._model.without(beside.places, beside.table)
+            behind = self._gain(beside.table, others, best, worth, told + _HIDDEN - best)
+            np.maximum.at(hidden, beside.places, behind)
+        return hidden * off
 
     def _gain(
         self, table: Table, predicted: Predicted, best: float, worth: float, most: Floats | float = _MOST

@@ -25,7 +25,7 @@ from tritonc.tuner.encoding import LAWS, Encoding, Table, in_flight
 from tritonc.tuner.objective import Objective
 from tritonc.tuner.pareto import chebyshev, is_on_front
 from tritonc.tuner.points import ENUMERABLE, neighbours, random_point
-from tritonc.tuner.prospects import Prospects, axis_means, student_draws
+from tritonc.tuner.prospects import Beside, Prospects, axis_means, student_draws
 from tritonc.tuner.terms import Goals
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Loads = Sequence[Load] | Callable[[Candidate], Sequence[Load]]
 Pair = tuple[Candidate, Load]
-Category = tuple[str, str]
+Category = tuple[str, str | bool]
 """A knob and a value of it that has no order."""
 
 CLOSED_LOADS: tuple[Load, ...] = tuple(ClosedLoad(concurrency=2**step) for step in range(7))
@@ -345,39 +345,47 @@ class Search:
         promised |= zip(known.pairs, again, strict=True)
         fitted = self._measured()
         measured = self._table([pair for pair, _ in fitted])
-        doubts = prospects.of_doubts(measured, [each for _, each in fitted], best, worth)
-        for (pair, _), doubt in zip(fitted, doubts, strict=True):
-            if times[pair] == 1:
-                promised[pair] = max(promised[pair], doubt)
+        once = [place for place, (pair, _) in enumerate(fitted) if times[pair] == 1]
+        beside = Beside.of(new, {place: fitted[place][0][0] for place in once})
+        doubts = prospects.of_doubts(measured, [each for _, each in fitted], beside, best, worth)
+        for place in once:
+            pair = fitted[place][0]
+            promised[pair] = max(promised[pair], doubts[place])
         least = max(SMALL_GAIN, _SMALL_SHARE * max(map(self._model().scatter, self._goals.axes)))
-        untried = self._untried()
         askable = [
             pair
             for pair in (*table.pairs, *besides)
             if not self._is_confirmed or pair not in times or promised[pair] >= least
         ]
-        is_front = len(self._goals.axes) > 1  # of which each ask sees but one direction
-        rest = math.inf if untried or is_front else _together(promised, askable)
         if not askable:
             return None
-        able = [pair for pair in askable if untried & _categories(pair[0])] or askable
-        chosen = max(able, key=lambda pair: promised[pair])
+        leader = known.pairs[int(np.argmax(standing.worth))]
+        untried = self._untried(askable)
+        chosen = max(_named(untried) or askable, key=lambda pair: promised[pair])
+        if untried and promised[chosen] < least:
+            chosen = min(untried, key=lambda pair: (*_changes(leader, pair), -promised[pair]))
+        is_front = len(self._goals.axes) > 1  # of which each ask sees but one direction
+        rest = math.inf if untried or is_front else _together(promised, askable)
         self._promises.append(Promise(float(promised[chosen]), least, rest))
         if self._is_confirmed:
             return None if rest < least else chosen
-        leader = known.pairs[int(np.argmax(standing.worth))]
         is_unsettled = not is_front and times[leader] < _SEEN and leader in askable
         return leader if is_unsettled and promised[chosen] < _UNSETTLED else chosen
 
-    def _untried(self) -> Set[Category]:
-        """Categories that were never measured, of which nothing is known; none where other studies tell.
+    def _untried(self, askable: Sequence[Pair]) -> Mapping[Pair, Set[Category]]:
+        """Pairs with categories that were never measured, of which nothing is known.
 
-        None for a front either: its directions are looked at in turn, each for what promises most there.
+        None where other studies tell, and none for a front: its directions are looked at in turn, each for
+        what promises most there.
         """
         if self._sources or len(self._goals.axes) > 1:
-            return set()
+            return {}
         tried = {pair[0] for pair in self._open} | {each.candidate for each in self._told}
-        return self._all_categories - set().union(*map(_categories, tried))
+        untried = self._all_categories - set().union(*map(_categories, tried))
+        if not untried:
+            return {}
+        found = {pair: untried & _categories(pair[0]) for pair in askable}
+        return {pair: categories for pair, categories in found.items() if categories}
 
     @property
     def _equal_shares(self) -> Sequence[float]:
@@ -517,9 +525,23 @@ def _candidates(space: Space | Sequence[Candidate]) -> tuple[Candidate, ...]:
     return (space.baseline, *(random_point(space, rng) for _ in range(_WIDE)))
 
 
+def _changes(pair: Pair, other: Pair) -> tuple[bool, int]:
+    """Whether two pairs are of different loads, and in how many knobs their candidates differ."""
+    knobs = {knob for knob, _ in set(pair[0].knobs) ^ set(other[0].knobs)}
+    return pair[1] != other[1], len(knobs)
+
+
+def _named(untried: Mapping[Pair, Set[Category]]) -> Sequence[Pair]:
+    """The pairs that have a value with a name that was never tried: an accelerator, a backend, a format.
+
+    Those are tried first, as much hangs on them; what is but on or off once nothing else promises much.
+    """
+    return [pair for pair, found in untried.items() if any(isinstance(value, str) for _, value in found)]
+
+
 def _categories(candidate: Candidate) -> Set[Category]:
     """The knobs of a candidate whose values have no order, each with its value."""
-    return {(knob, value) for knob, value in candidate.knobs if isinstance(value, str)}
+    return {(knob, value) for knob, value in candidate.knobs if isinstance(value, str | bool)}
 
 
 def _sources(encoding: Encoding, history: Sequence[Observation]) -> tuple[Surrogate, ...]:

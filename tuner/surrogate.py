@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from tritonc.schemas.measurement import Load, Measurement
 from tritonc.tuner.encoding import LAWS, Encoding, Law, Table, in_flight
-from tritonc.tuner.gaussian import STRAY_ODDS, STRAY_VARIANCE, Gaussian, Prior
+from tritonc.tuner.gaussian import STRAY_ODDS, STRAY_VARIANCE, Gaussian, Places, Prior
 from tritonc.tuner.objective import held_memory_bytes
 from tritonc.tuner.statistics import standard_error
 from tritonc.tuner.terms import Term
@@ -26,7 +26,7 @@ Predicted = dict[str, tuple[Floats, Floats]]
 """Means and standard deviations by quantity, one for each pair of a table."""
 
 PRIORS: Mapping[str, Prior] = {
-    "throughput": Prior(candidate=0.5, load=0.2, rest=0.15, own=0.05, noise=0.015),
+    "throughput": Prior(candidate=0.5, load=0.2, rest=0.15, own=0.05, noise=0.015, only_low=True),
     "tail": Prior(candidate=0.15, load=0.2, rest=0.15, own=0.05, noise=0.04),
     "latency": Prior(candidate=0.5, load=0.7, rest=0.3, own=0.05, noise=0.06),
     "memory": Prior(candidate=0.3, load=0.05, rest=0.02, own=0.01, noise=0.01),
@@ -110,9 +110,18 @@ class Surrogate:
             residual, deviation = self._models[name].left_out()
             found[name] = np.array([quantity(name, each)[0] for each in measured]) - residual, deviation
             wide = np.sqrt(deviation**2 + STRAY_VARIANCE)
-            better = (residual / deviation) ** 2 / 2 - (residual / wide) ** 2 / 2
+            doubtful = self._models[name].doubtful
+            better = (doubtful / deviation) ** 2 / 2 - (doubtful / wide) ** 2 / 2
             odds = np.maximum(odds, STRAY_ODDS * np.exp(np.minimum(better, _CERTAIN)) * deviation / wide)
         return found, np.asarray(odds / (1 + odds))
+
+    def without(self, places: Places, table: Table) -> Predicted:
+        """As `predict`, each pair had the measurement at its place among the fitted ones never been told."""
+        found = {}
+        for name in self.quantities:
+            mean, deviation = self._models[name].without(places, table.rows)
+            found[name] = (mean + self._expected(name, table), deviation)
+        return found
 
     @property
     def noise(self) -> Mapping[str, float]:

@@ -195,13 +195,13 @@ def asked_by_the_product(search: OptunaSearch, rng: random.Random, asks: int) ->
 
 @pytest.mark.parametrize("seed", range(3))
 def test_tune_asks_what_the_pure_search_asks_known_pairs_that_are_doubtful_included(seed: int):
-    """The best candidate's first measurement is off."""
+    """The best candidate's first measurement is off, so far that it may hide more than its equals show."""
     slo, load = Slo(p99_latency_ms=30), ClosedLoad(concurrency=8)
     best = max(SPACE, key=throughput_of)
 
     def shown(asked: Sequence[Candidate]) -> Measurement:
         rng = random.Random(f"{seed} {len(asked)}")
-        slower = 1.7 if asked[-1] == best and asked.count(best) == 1 else 1.0
+        slower = 2.2 if asked[-1] == best and asked.count(best) == 1 else 1.0
         rate = throughput_of(asked[-1]) / slower * math.exp(rng.gauss(0, 0.02))
         return measurement(rate, 1300 * 8 / rate)
 

@@ -13,8 +13,8 @@ from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.measurement import Interval, Load, Measurement
 from tritonc.schemas.spec import Slo
 from tritonc.tuner import prospects
-from tritonc.tuner.prospects import limit_gains
-from tritonc.tuner.search import CLOSED_LOADS, Search
+from tritonc.tuner.prospects import Beside, limit_gains
+from tritonc.tuner.search import CLOSED_LOADS, SMALL_GAIN, Search
 from tritonc.tuner.surrogate import quantity
 
 SLO = Slo(p99_latency_ms=25)
@@ -80,13 +80,30 @@ def test_what_would_not_win_if_its_measurement_were_as_far_off_as_any_is_not_loo
     assert doubts_in(search, best)[-1] < 1e-6
 
 
-def doubts_in(search: Search, pair: tuple[Candidate, Load]) -> np.ndarray:
+def test_what_a_spoilt_measurement_hides_of_its_candidate_under_other_loads_counts():
+    """Under the load that was measured it could win nothing, under a larger one it is the best."""
+    pairs = [(one, load) for one in candidates() for load in CLOSED_LOADS]
+    able = [pair for pair in pairs if measured(*pair).latency_ms["p99"].value <= 25]
+    best = max(able, key=lambda pair: measured(*pair).throughput.value)
+    lower = best[0], CLOSED_LOADS[CLOSED_LOADS.index(best[1]) - 2]
+    search = Search(candidates(), "throughput", SLO)
+    for pair in [*(pair for pair in pairs[::5] if pair[0] != best[0]), lower]:
+        search.tell(*pair, spoilt(*pair, by=2.2) if pair == lower else measured(*pair))
+    unmeasured = search._table([(best[0], load) for load in CLOSED_LOADS if load != lower[1]])
+    last = len(search.observations) - 1
+    assert doubts_in(search, lower)[last] < 1e-3
+    assert doubts_in(search, lower, Beside.of(unmeasured, {last: best[0]}))[last] > SMALL_GAIN
+
+
+def doubts_in(search: Search, pair: tuple[Candidate, Load], beside: Beside | None = None) -> np.ndarray:
     """What measuring again promises, of every measurement, beside the best of the pairs other than one."""
     seen = search._measured()
     table = search._table([each for each, _ in seen])
     others = [m for each, m in seen if each != pair and m.latency_ms["p99"].value <= 25]
     known = math.log(max(m.throughput.value for m in others))
-    return search._prospects(table, [1.0]).of_doubts(table, [m for _, m in seen], known, 1.0)
+    return search._prospects(table, [1.0]).of_doubts(
+        table, [m for _, m in seen], beside or Beside.of(table, {}), known, 1.0
+    )
 
 
 def test_what_intervals_say_of_the_noise_counts_where_a_pair_near_its_limit_is_measured_again():

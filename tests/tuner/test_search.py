@@ -191,6 +191,25 @@ def test_nothing_is_said_of_all_that_is_left_while_a_category_is_untried_nor_of_
     assert front.promise.rest == math.inf
 
 
+@pytest.mark.parametrize("is_confirmed", [False, True])
+def test_it_does_not_end_before_every_value_without_an_order_was_tried(is_confirmed: bool):
+    """What is on or off is tried last, by the best pair so far with that one change."""
+    useless = [one for one in CANDIDATES if one.values.get("max_queue_delay_microseconds") != 1000]
+    search = Search(useless, "throughput", SLO, baseline=useless[-1], is_confirmed=is_confirmed)
+    best = None
+    while not search.is_over and (pair := search.ask()) is not None:
+        seen = [each.candidate.values["dynamic_batching"] for each in search.observations]
+        if best and pair[0].values["dynamic_batching"] not in seen:
+            changed = {knob for knob, _ in set(pair[0].knobs) ^ set(best.candidate.knobs)}
+            assert changed <= {"dynamic_batching", "max_queue_delay_microseconds"}
+            assert pair[1] == best.load
+        search.tell(*pair, measured(*pair))
+        best = search.recommend()
+    for knob in ("precision", "accelerator", "dynamic_batching"):
+        tried = {each.candidate.values[knob] for each in search.observations}
+        assert tried == {one.values[knob] for one in useless}
+
+
 def test_nothing_is_asked_for_ever():
     search = Search(CANDIDATES[:2], "throughput", SLO, loads=CLOSED_LOADS[:2])
     assert len(run(search, 100)) < 100
