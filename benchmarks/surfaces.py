@@ -1,6 +1,6 @@
 """Recorded surfaces: every candidate of a space under every load, as compact tables.
 
-    python benchmarks/surfaces.py record NAME --folder DIR [--passes 3]   measures a model, 15 minutes a pass
+    python benchmarks/surfaces.py record NAME --folder DIR [--passes 3]   measures a model, 10 minutes a pass
     python benchmarks/surfaces.py list                                    what is recorded
 
 A surface is a CSV file in `benchmarks/surfaces/`: one column a knob (empty where it is inactive), then
@@ -9,7 +9,8 @@ A surface is a CSV file in `benchmarks/surfaces/`: one column a knob (empty wher
 begin with `#` say how it was made. Other tables of this form can be replayed too.
 
 The very same configuration differs by 2 to 15% from one time that it is loaded to the next, so a surface is
-measured in several passes, each candidate loaded anew in each, and a row holds their medians.
+measured in several passes, each candidate loaded anew in each, and a row holds their medians. A pass that is
+in the folder already is not measured again: more passes can be added later.
 """
 
 from __future__ import annotations
@@ -301,8 +302,10 @@ def main() -> int:
     passes = []
     for number in range(arguments.passes):
         folder = arguments.folder / f"{arguments.name}-{number}"
-        passes.append(record(arguments.name, folder, seed=number))
-        write_surface(folder / f"{arguments.name}.csv", passes[-1], notes(1))
+        path = folder / f"{arguments.name}.csv"
+        if not path.exists():
+            write_surface(path, record(arguments.name, folder, seed=number), notes(1))
+        passes.append(read_surface(path))
     write_surface(FOLDER / f"{arguments.name}.csv", pooled(passes), notes(arguments.passes))
     return 0
 

@@ -43,7 +43,7 @@ _SHARE_OF_A_LOOK = 0.3
 _EQUAL = 0.02
 """Among finalists closer than this the cheaper one wins: a step of load has to gain as much, too
 (`load_search.GAIN`)."""
-_BEARABLE_LOSS = 0.01
+BEARABLE_LOSS = 0.01
 """Which of several finalists wins is left to chance where serving the second instead would gain no more
 than 1%, as far as is known: with a lead of nothing that is when a difference of 5% would have shown."""
 _NO_NOISE_KNOWN = 100.0
@@ -274,7 +274,7 @@ def is_settled(contenders: Sequence[Contender], running: Sequence[Contender]) ->
     others = [c for c in finalists if c is not best]
     if not others:
         return True
-    return seen.loss(best, seen.best(others)) <= _BEARABLE_LOSS
+    return seen.loss(best, seen.best(others)) <= BEARABLE_LOSS
 
 
 def _standing(able: Sequence[Contender], seen: Comparison) -> Contender | None:

@@ -18,12 +18,12 @@ from tritonc.tuner.noise import NoiseFloor, noise_floor
 from tritonc.tuner.objective import lowered, soft_cost, soft_violations, violations
 from tritonc.tuner.perf_analyzer import NoWindow
 from tritonc.tuner.sample import Sample, pooled
-from tritonc.tuner.statistics import rate_stretches, settled
+from tritonc.tuner.statistics import LEAST_WINDOWS, rate_stretches, settled
 from tritonc.tuner.under_load import LONGEST_S, WINDOW_S, UnderLoad
 from tritonc.tuner.verify import Reference, verify_all
 
 _OPEN_S = 1.5  # a growing queue shows more clearly, and the 99th percentile is what an open load is about
-_SHORTEST_S = 0.5
+_SHORTEST_S = 0.4  # what differs from visit to visit no longer window shows (`statistics.VISIT`)
 _REQUESTS = 40  # completed in a step, where its length allows
 _WARM_UP_S = 0.3
 _WARM_UPS = 4
@@ -64,8 +64,8 @@ def measure_capacity(
         on_load: told each load before it is measured; None for the warm-up.
         leaving: processes of the candidate before that may not be gone yet; their memory does not count.
         known: what the study knows.
-        noise_windows: of the load that decides, those of its steps included, for the noise floor; 0 to
-            believe `known`.
+        noise_windows: of the load that decides, those of its steps included, for the noise floor, or as many
+            as say as much together with those of other loads; 0 to believe `known`.
     """
     candidate = UnderLoad(server, model, bench, bench.seed, leaving)
     trial = _Trial(candidate, max_batch_size, on_load, known)
@@ -202,15 +202,21 @@ class _Trial:
     def _noise(
         self, load: Load, samples: dict[Load, list[Sample]], count: int
     ) -> NoiseFloor | Failure | None:
-        """The noise floor, from `count` windows of one load; they count for its measurement, too."""
+        """The noise floor, from `count` windows of one load; they count for its measurement, too.
+
+        Of other loads that were seen several times each window beyond the first says as much.
+        """
         self.on_load(load)
         rate = samples[load][-1].request_rate
-        while len(samples[load]) < count:
+        while len(samples[load]) < LEAST_WINDOWS or _freedom(samples) < count - 1:
             sample = self.candidate.window(load, _step_s(load, rate, LoadSearch.requests_in_sight))
             if isinstance(sample, NoWindow):
                 return None if sample.reason == "too_slow" else self.candidate.failure(sample)
             samples[load].append(sample)
-        return noise_floor([window for sample in samples[load] for window in sample.windows])
+        floor: NoiseFloor | None = None
+        for each in sorted(samples.values(), key=len, reverse=True):
+            floor = noise_floor([window for sample in each for window in sample.windows], floor)
+        return floor
 
     def _verify(self, references: Sequence[Reference]) -> Failure | None:
         bench = self.bench
@@ -268,6 +274,11 @@ class _Trial:
         if warm is not None and search.best() == warm.load and warm.load not in self.known.loads:
             samples.setdefault(warm.load, [warm])
         return samples
+
+
+def _freedom(samples: Mapping[Load, Sequence[Sample]]) -> int:
+    """Degrees of freedom that the scatter of windows of the same loads has."""
+    return sum(len(each) - 1 for each in samples.values() if each)
 
 
 def _is_warm(before: Sample | None, last: Sample) -> bool:

@@ -40,7 +40,7 @@ _SHORTEST_SAMPLE_S = 0.4
 """The load generator cuts a window in three, each of which has to see a good number of requests."""
 _LONGEST_WINDOW_S = 10.0
 _MARGIN = 1.1  # windows differ, and another one for the last few requests costs more
-_WARM_UP_S = 0.5
+_WARM_UP_S = 0.3
 _REQUESTS_ALONE = 100
 """Of the one client that says how long an execution takes."""
 _LONGEST_LOOK_S = 10.0

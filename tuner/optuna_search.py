@@ -330,9 +330,9 @@ class OptunaSearch:
 
     def _mark_spent(self, promise: Promise | None) -> None:
         """Notes that nothing was asked, if that is because all that is left promises too little."""
-        if promise is not None and promise.rest < promise.least:
+        if promise is not None and promise.is_last:
             with optuna_at(self._path):
-                self._study.set_user_attr("spent", {"least": promise.least, "trials": len(self._trials)})
+                self._study.set_user_attr("spent", {"least": promise.enough, "trials": len(self._trials)})
 
     def _unmark(self) -> None:
         """A trial is going to be another one: no decision rests on it, and it is not logged."""

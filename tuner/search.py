@@ -21,6 +21,7 @@ from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.space import Space
 from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement
 from tritonc.schemas.spec import Slo
+from tritonc.tuner.confirm import BEARABLE_LOSS
 from tritonc.tuner.encoding import LAWS, Encoding, Table, in_flight
 from tritonc.tuner.objective import Objective
 from tritonc.tuner.pareto import chebyshev, is_on_front
@@ -72,11 +73,18 @@ class Promise:
         least: what is worth a run.
         rest: what measuring every candidate that is left promises, all together at most: the sum of what each
             does. Infinite where that is not known.
+        enough: what of that is worth going on for.
     """
 
     gain: float
     least: float = SMALL_GAIN
     rest: float = math.inf
+    enough: float = SMALL_GAIN
+
+    @property
+    def is_last(self) -> bool:
+        """Whether all that is left is not worth going on for."""
+        return self.rest < self.enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,9 +374,11 @@ class Search:
             chosen = min(untried, key=lambda pair: (*_changes(leader, pair), -promised[pair]))
         is_front = len(self._goals.axes) > 1  # of which each ask sees but one direction
         rest = math.inf if untried or is_front else _together(promised, askable)
-        self._promises.append(Promise(float(promised[chosen]), least, rest))
+        enough = max(least, BEARABLE_LOSS) if self._is_confirmed else least
+        promise = Promise(float(promised[chosen]), least, rest, enough)
+        self._promises.append(promise)
         if self._is_confirmed:
-            return None if rest < least else chosen
+            return None if promise.is_last else chosen
         is_unsettled = not is_front and times[leader] < _SEEN and leader in askable
         return leader if is_unsettled and promised[chosen] < _UNSETTLED else chosen
 
@@ -503,7 +513,7 @@ def promises_little(promises: Sequence[Promise]) -> bool:
     """Whether the last asks in a row promised too little, or all that is left does, given what each did."""
     last = promises[-PATIENCE:]
     is_flat = len(last) == PATIENCE and all(each.gain < each.least for each in last)
-    return is_flat or bool(last and last[-1].rest < last[-1].least)
+    return is_flat or bool(last and last[-1].is_last)
 
 
 def _together(promised: Mapping[Pair, float], pairs: Sequence[Pair]) -> float:

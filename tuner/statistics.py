@@ -31,7 +31,8 @@ ALIKE = 6.0
 _SPLIT = 0.9
 """How alike neighbours are is seen at this quantile instead of a higher one, above which few values lie."""
 _LEAST_BATCHES = 3
-_LEAST_WINDOWS = 3
+LEAST_WINDOWS = 3
+"""Of one load, before anything is said of how far its windows lie apart."""
 _MOST_FREEDOM = 60
 """What is known longest is forgotten beyond this: a machine may become noisier."""
 _SLOPE = 0.02
@@ -187,7 +188,7 @@ def scatter_between(batches: Sequence[Floats], known: Scatter | None = None) -> 
     """
     within = _within(batches)
     means = np.array([each.mean() for each in batches])
-    if len(batches) < (_LEAST_WINDOWS if known is None else 2) or within is None or means.mean() <= 0:
+    if len(batches) < (LEAST_WINDOWS if known is None else 2) or within is None or means.mean() <= 0:
         return known
     freedom = len(batches) - 1.0
     variance = (float(means.var(ddof=1)) - within.deviation**2) / float(means.mean()) ** 2

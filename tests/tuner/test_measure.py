@@ -157,8 +157,9 @@ def test_the_noise_floor_is_measured_at_the_load_that_decides(served: Served, tm
     assert found.noise is not None
     assert found.noise.throughput.freedom >= 3
     decides = next(place for place, step in enumerate(found.steps) if step == found.measurement)
-    assert found.windows[decides] == 4, "those of the steps count, too"
-    assert found.seconds.noise > (4 - MOST_WINDOWS) * 0.5
+    seen_again = sum(count - 1 for place, count in enumerate(found.windows) if place != decides and count)
+    assert found.windows[decides] == max(3, 4 - seen_again), "those of the steps count, too"
+    assert found.seconds.noise > (found.windows[decides] - MOST_WINDOWS) * 0.4
     assert found.measurement.duration_s > found.seconds.noise / 2
     adapter: TypeAdapter[Capacity | Failure] = TypeAdapter(Capacity | Failure)
     assert adapter.validate_json(adapter.dump_json(found)) == found

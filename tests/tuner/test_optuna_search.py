@@ -88,7 +88,7 @@ def test_a_search_that_is_spent_stays_so_until_something_is_measured_again(tmp_p
         asked.append(candidate)
         search.tell(candidate, capacity(throughput_of(candidate)))
     assert len(asked) < len(SPACE)
-    assert search.spent == search._model.promise.least
+    assert search.spent == search._model.promise.enough
     assert search._model.promise.rest < search.spent
     again = opened(**options)
     assert again.is_over

@@ -162,12 +162,12 @@ def test_it_ends_where_all_that_is_left_promises_too_little_together():
     asked = run(confirmed, 60)
     assert len(asked) < 20
     assert confirmed.promise is not None
-    assert confirmed.promise.gain <= confirmed.promise.rest < confirmed.promise.least
+    assert confirmed.promise.gain <= confirmed.promise.rest < confirmed.promise.enough == 0.01
     assert confirmed.is_over
     while not search.is_over:
         run(search, 1)
     assert search.promise is not None
-    assert search.promise.rest < search.promise.least
+    assert search.promise.rest < search.promise.enough == search.promise.least
     assert search.ask() is not None
 
 
