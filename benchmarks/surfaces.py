@@ -318,7 +318,8 @@ def notes(passes: int) -> list[str]:
     return [
         "made by: python benchmarks/surfaces.py record (tritonc tune --sampler grid, embedded engine)",
         f"machine: {hardware.cpu}, {hardware.cores} cores",
-        "closed loop, one window of 0.5 to 3 s a load after a warm-up, candidates in random order",
+        "closed loop, one window of 0.4 to 3 s a load after a warm-up, candidates in random order",
+        "the server on one core, the load generator on the other",
         *([f"medians of {passes} passes, each candidate loaded anew in each"] if passes > 1 else []),
     ]
 

@@ -23,7 +23,7 @@ from tritonc.tuner.under_load import LONGEST_S, WINDOW_S, UnderLoad
 from tritonc.tuner.verify import Reference, verify_all
 
 _OPEN_S = 1.5  # a growing queue shows more clearly, and the 99th percentile is what an open load is about
-_SHORTEST_S = 0.4  # what differs from visit to visit no longer window shows (`statistics.VISIT`)
+_SHORTEST_S = 0.4  # visits differ as much as windows do (`statistics.VISIT`): longer ones tell little more
 _REQUESTS = 40  # completed in a step, where its length allows
 _WARM_UP_S = 0.3
 _WARM_UPS = 4

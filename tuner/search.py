@@ -46,11 +46,11 @@ PATIENCE = 5
 """The search is over when none of five runs promised 0.3% (design/search.md), or a tenth of the noise; or
 when all that is left does not together. Patience is for many candidates of which each promises little.
 
-On the tables of `benchmarks/laws.py` that is after 14 runs (median) with 0.45% left to gain, with the noise
-of design/search.md after 17 with 0.8%. On the rougher recorded ones of `benchmarks/surfaces` patience alone,
-at 0.5% and a fifth of the noise, ended after 37 with 0.8% and after 41 with 4.6%. A promise here counts what
-breaks a limit as worthless, and draws from Student's t, so it falls slower than the expected improvement of
-design/search.md.
+On the tables of `benchmarks/laws.py` that is after 14 runs (median) with 0.2% left to gain, with the noise
+of design/search.md after 18 with 0.5%. On the recorded ones of `benchmarks/surfaces`, whose best stands out
+by chance as one visit differs from the next, after 40 with 0.1% and after 47 with 2.5%. A promise here counts
+what breaks a limit as worthless, and draws from Student's t, so it falls slower than the expected improvement
+of design/search.md.
 """
 
 _SMALL_SHARE = 0.1
