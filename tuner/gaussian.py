@@ -72,6 +72,10 @@ class Prior:
     noise: float
     only_low: bool = False
 
+    def doubtful(self, residuals: Floats) -> Floats:
+        """Residuals as far as they may mean that a measurement is off."""
+        return np.minimum(0.0, residuals) if self.only_low else residuals
+
 
 class Structured(Kernel):  # type: ignore[misc]
     """Three Matérn kernels (5/2) over the candidate's columns, the load's, and all; with bias and noise.
@@ -250,6 +254,7 @@ class Gaussian:
     """
 
     def __init__(self, knobs: int, prior: Prior) -> None:
+        self.prior = prior
         self._expected = Structured(knobs, prior)
         self._fitted: _WithPriors | None = None
         self._stray = np.zeros(0, bool)
@@ -319,12 +324,6 @@ class Gaussian:
         residuals, deviations = _left_out(self._fitted)
         return residuals, np.sqrt(deviations**2 - STRAY_VARIANCE * self._stray)
 
-    @property
-    def doubtful(self) -> Floats:
-        """The residuals of `left_out` as far as they may mean that a measurement is off."""
-        assert self._fitted is not None
-        return _doubtful(self._fitted, _left_out(self._fitted)[0])
-
     def without(self, places: Places, rows: Floats) -> tuple[Floats, Floats]:
         """As `predict`, each row as of the same model had it never been told one of its measurements.
 
@@ -374,13 +373,9 @@ def _suspect(model: GaussianProcessRegressor, stray: npt.NDArray[np.bool_]) -> i
     if len(stray) < _FEWEST:
         return None
     residuals, deviations = _left_out(model)
-    away = np.where(stray, 0.0, np.abs(_doubtful(model, residuals)) / deviations)
+    away = np.where(stray, 0.0, np.abs(model.kernel_.prior.doubtful(residuals)) / deviations)
     worst = int(np.argmax(away))
     return worst if away[worst] > _SUSPECT else None
-
-
-def _doubtful(model: GaussianProcessRegressor, residuals: Floats) -> Floats:
-    return np.minimum(0.0, residuals) if model.kernel_.prior.only_low else residuals
 
 
 def _left_out(model: GaussianProcessRegressor) -> tuple[Floats, Floats]:

@@ -47,10 +47,10 @@ PATIENCE = 5
 when all that is left does not together. Patience is for many candidates of which each promises little.
 
 On the tables of `benchmarks/laws.py` that is after 14 runs (median) with 0.2% left to gain, with the noise
-of design/search.md after 18 with 0.5%. On the recorded ones of `benchmarks/surfaces`, whose best stands out
-by chance as one visit differs from the next, after 40 with 0.1% and after 47 with 2.5%. A promise here counts
-what breaks a limit as worthless, and draws from Student's t, so it falls slower than the expected improvement
-of design/search.md.
+of design/search.md after 18 with 0.5% (in 36 runs at most). On the recorded ones of `benchmarks/surfaces`,
+whose best stands out by chance as one visit differs from the next, after 40 with 0.1% and after 47 with 2.5%.
+A promise here counts what breaks a limit as worthless, and draws from Student's t, so it falls slower than
+the expected improvement of design/search.md.
 """
 
 _SMALL_SHARE = 0.1

@@ -110,7 +110,7 @@ class Surrogate:
             residual, deviation = self._models[name].left_out()
             found[name] = np.array([quantity(name, each)[0] for each in measured]) - residual, deviation
             wide = np.sqrt(deviation**2 + STRAY_VARIANCE)
-            doubtful = self._models[name].doubtful
+            doubtful = self._models[name].prior.doubtful(residual)
             better = (doubtful / deviation) ** 2 / 2 - (doubtful / wide) ** 2 / 2
             odds = np.maximum(odds, STRAY_ODDS * np.exp(np.minimum(better, _CERTAIN)) * deviation / wide)
         return found, np.asarray(odds / (1 + odds))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ProjectFolder
+from tests.files import written
 from tests.locks import decision, lock, result
 from tests.models import mlp, write_with_external_data
 from tritonc.compiler.candidate import Candidate
@@ -103,12 +104,6 @@ def test_two_builds_in_two_folders_are_the_same_bytes(p: ProjectFolder, tmp_path
     ok(p, other / "spec.yaml")
     assert tree(p.path("build")) == tree(other / "build")
     assert len(tree(other / "build")) == 8
-
-
-def written(path: Path) -> tuple[int, ...]:
-    """What changes where something is written; the time of access does where it is but read."""
-    stat = path.stat()
-    return stat.st_ino, stat.st_mode, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def test_a_rebuild_touches_nothing(p: ProjectFolder) -> None:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.files import written
 from tritonc.compiler.output import writer
 from tritonc.compiler.output.difference import check_repository, require_own
 from tritonc.compiler.output.writer import write_repository
@@ -78,12 +79,6 @@ def test_everything_is_written_and_then_nothing_differs(mlp: Repository, out: Pa
     assert (out / WEIGHTS).read_bytes() == b"weights"
     assert check_repository(mlp, out) == ()
     assert names(out.parent) == ["cpu"]
-
-
-def written(path: Path) -> tuple[int, ...]:
-    """What changes where something is written; the time of access does where it is but read."""
-    stat = path.stat()
-    return stat.st_ino, stat.st_mode, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def test_a_second_write_touches_nothing(mlp: Repository, out: Path) -> None:

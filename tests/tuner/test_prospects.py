@@ -61,11 +61,12 @@ def test_the_best_pair_is_looked_at_again_where_its_only_measurement_was_spoilt(
     doubts = doubts_in(search, best)
     assert int(np.argmax(doubts)) == len(doubts) - 1
     assert doubts[-1] > 0.05
-    asked = []
+    led, asked = search.recommend(), []
+    assert led is not None
     while len(asked) < 4 and (pair := search.ask()) is not None:
         asked.append(pair)
         search.tell(*pair, measured(*pair))
-    assert best in asked or is_confirmed
+    assert best in asked or (is_confirmed and (led.candidate, led.load) == best)
     found = search.recommend()
     assert found is not None
     assert (found.candidate, found.load) == best
