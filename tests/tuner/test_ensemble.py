@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -102,12 +103,22 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
 
 
 def moved(server: Server, here: Here, requests: int) -> dict[str, Statistics]:
-    """What the server counts for requests of two, one after another."""
+    """What the server counts for requests of two, one after another.
+
+    It counts a request when its answer has been sent, so that the last one may not be counted yet.
+    """
     names = ("pipeline", "score", "norm")
     before = {name: server.statistics(name) for name in names}
     for number in range(requests):
         assert not isinstance(infer(server, "pipeline", here.bench.inputs[0], 2, number), Failure)
-    return {name: server.statistics(name).since(before[name]) for name in names}
+
+    def seen() -> dict[str, Statistics]:
+        return {name: server.statistics(name).since(before[name]) for name in names}
+
+    deadline = time.monotonic() + 5
+    while any(each.requests < requests for each in seen().values()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return seen()
 
 
 def test_it_computes_what_its_models_compute_one_after_the_other(here: Here):
