@@ -29,6 +29,7 @@ from tritonc.tuner.events import (
 )
 from tritonc.tuner.noise import NoiseFloor
 from tritonc.tuner.optuna_search import Goal, OptunaSearch
+from tritonc.tuner.search import CLOSED_LOADS
 from tritonc.tuner.statistics import Scatter
 from tritonc.tuner.study import (
     Evidence,
@@ -105,11 +106,12 @@ def test_the_search_ends_where_all_that_is_left_promises_too_little_and_a_resume
     surface: Surface, tmp_path: Path
 ):
     storage = tmp_path / "optuna.db"
-    *_, last = run(OptunaSearch(SPACE, storage=storage), surface, 1000)
+    goal = Goal("throughput", Slo(), loads=CLOSED_LOADS[2:4])  # all that a `Surface` shows
+    *_, last = run(OptunaSearch(SPACE, goal=goal, storage=storage), surface, 1000)
     found = re.fullmatch(r"(\d+) trials are finished; all that is left promises .*% together", last.reason)
     assert found
     assert int(found[1]) < len(SPACE)
-    assert run(OptunaSearch(SPACE, storage=storage), surface, 1000) == [last]
+    assert run(OptunaSearch(SPACE, goal=goal, storage=storage), surface, 1000) == [last]
 
 
 def test_an_interrupted_trial_does_not_count(surface: Surface):
