@@ -20,6 +20,7 @@ from tritonc.schemas.lock import KnobValue
 from tritonc.schemas.measurement import ClosedLoad, Load
 
 Floats = npt.NDArray[np.float64]
+Pair = tuple[Candidate, Load]
 
 LOAD_COLUMNS = 5
 """Columns of a row that depend on the load."""
@@ -113,7 +114,7 @@ class Encoding:
         """How many columns depend on the candidate alone."""
         return len(self._columns)
 
-    def table(self, pairs: Sequence[tuple[Candidate, Load]]) -> Table:
+    def table(self, pairs: Sequence[Pair]) -> Table:
         """The pairs, a row each: the columns of the candidate, then those of the load, logarithmic.
 
         Of a load there are what is in flight, that for each place, the batch of a request, the batch that an
@@ -167,7 +168,7 @@ class Table:
             that would be busy, all logarithms; see `expected_throughput`.
     """
 
-    pairs: tuple[tuple[Candidate, Load], ...]
+    pairs: tuple[Pair, ...]
     rows: Floats
     amounts: Floats
     services: Floats

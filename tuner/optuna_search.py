@@ -19,6 +19,7 @@ from tritonc.compiler.space import Space
 from tritonc.schemas.measurement import Failure, Load
 from tritonc.schemas.spec import Slo
 from tritonc.tuner.capacity import Capacity
+from tritonc.tuner.encoding import Pair
 from tritonc.tuner.further_workloads import is_of_further
 from tritonc.tuner.objective import Objective, axes_of, score, weights_of
 from tritonc.tuner.optuna_storage import (
@@ -35,18 +36,8 @@ from tritonc.tuner.optuna_storage import (
     told_by,
 )
 from tritonc.tuner.points import starting_points
-from tritonc.tuner.search import (
-    CLOSED_LOADS,
-    PATIENCE,
-    SMALL_GAIN,
-    Loads,
-    Observation,
-    Pair,
-    Promise,
-    Recommendation,
-    Search,
-    promises_little,
-)
+from tritonc.tuner.promise import PATIENCE, SMALL_GAIN, Promise, promises_little
+from tritonc.tuner.search import CLOSED_LOADS, Loads, Observation, Recommendation, Search
 from tritonc.tuner.trial import Origin, Outcome, Trial, best_of, ranked
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from tritonc.compiler.space import Space
 from tritonc.schemas.errors import SetupError
 from tritonc.schemas.measurement import Failure
 from tritonc.tuner.capacity import Capacity
-from tritonc.tuner.search import SMALL_GAIN, Observation, Promise
+from tritonc.tuner.promise import SMALL_GAIN, Promise
+from tritonc.tuner.search import Observation
 from tritonc.tuner.trial import Origin, Outcome, Trial
 
 if TYPE_CHECKING:

@@ -21,11 +21,12 @@ from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.space import Space
 from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement
 from tritonc.schemas.spec import Slo
-from tritonc.tuner.confirm import BEARABLE_LOSS
-from tritonc.tuner.encoding import LAWS, Encoding, Table, in_flight
+from tritonc.tuner.categories import Category, categories_of, differences, with_any, with_names
+from tritonc.tuner.encoding import LAWS, Encoding, Pair, Table, in_flight
 from tritonc.tuner.objective import Objective
 from tritonc.tuner.pareto import chebyshev, is_on_front
 from tritonc.tuner.points import ENUMERABLE, neighbours, random_point
+from tritonc.tuner.promise import Promise, promises_little, together, worth_a_run
 from tritonc.tuner.prospects import Beside, Prospects, axis_means, student_draws
 from tritonc.tuner.terms import Goals
 
@@ -34,27 +35,9 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 Loads = Sequence[Load] | Callable[[Candidate], Sequence[Load]]
-Pair = tuple[Candidate, Load]
-Category = tuple[str, str | bool]
-"""A knob and a value of it that has no order."""
-
 CLOSED_LOADS: tuple[Load, ...] = tuple(ClosedLoad(concurrency=2**step) for step in range(7))
 """The loads of a search that is given none: 1, 2, 4 … 64 clients."""
 
-SMALL_GAIN = 0.003
-PATIENCE = 5
-"""The search is over when none of five runs promised 0.3% (design/search.md), or a tenth of the noise; or
-when all that is left does not together. Patience is for many candidates of which each promises little.
-
-On the tables of `benchmarks/laws.py` that is after 14 runs (median) with 0.2% left to gain, with the noise
-of design/search.md after 18 with 0.5% (in 36 runs at most). On the recorded ones of `benchmarks/surfaces`,
-whose best stands out by chance as one visit differs from the next, after 40 with 0.1% and after 47 with 2.5%.
-A promise here counts what breaks a limit as worthless, and draws from Student's t, so it falls slower than
-the expected improvement of design/search.md.
-"""
-
-_SMALL_SHARE = 0.1
-"""Of the standard deviation of one measurement: what is less cannot be told, by the confirmation neither."""
 REPEATS = 8
 """Times that a pair is measured at most."""
 _UNSETTLED = 0.03  # a promise below which the leader is rather measured again: one in thirty is far off
@@ -62,29 +45,6 @@ _SEEN = 2  # times that the leader is measured at least, then
 _WIDE = 2000  # candidates of a large space that are scored at a time
 _SURE = 0.5
 _GIVEN_UP = 0.2  # probability to be measurable at all below which a candidate is not tried
-
-
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """What measuring a pair is expected to gain, relative to the best so far.
-
-    Attributes:
-        gain: that.
-        least: what is worth a run.
-        rest: what measuring every candidate that is left promises, all together at most: the sum of what each
-            does. Infinite where that is not known.
-        enough: what of that is worth going on for.
-    """
-
-    gain: float
-    least: float = SMALL_GAIN
-    rest: float = math.inf
-    enough: float = SMALL_GAIN
-
-    @property
-    def is_last(self) -> bool:
-        """Whether all that is left is not worth going on for."""
-        return self.rest < self.enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +147,7 @@ class Search:
         self._fitted: int | None = None
         alike = [each for each in history if (each.load.kind == "closed") == closed]
         self._sources = _sources(self._encoding, alike)
-        self._all_categories = set[Category]().union(*map(_categories, candidates))
+        self._all_categories = set[Category]().union(*map(categories_of, candidates))
 
     @property
     def observations(self) -> tuple[Observation, ...]:
@@ -201,7 +161,7 @@ class Search:
 
     @property
     def is_over(self) -> bool:
-        """Whether what is left promises too little to be worth its time (`PATIENCE`)."""
+        """Whether what is left promises too little to be worth its time (`promise.PATIENCE`)."""
         return promises_little(self._promises)
 
     def ask(self, *, skip: Collection[Candidate] = (), settled: Collection[Candidate] = ()) -> Pair | None:
@@ -359,7 +319,7 @@ class Search:
         for place in once:
             pair = fitted[place][0]
             promised[pair] = max(promised[pair], doubts[place])
-        least = max(SMALL_GAIN, _SMALL_SHARE * max(map(self._model().scatter, self._goals.axes)))
+        least = worth_a_run(max(map(self._model().scatter, self._goals.axes)))
         askable = [
             pair
             for pair in (*table.pairs, *besides)
@@ -369,13 +329,12 @@ class Search:
             return None
         leader = known.pairs[int(np.argmax(standing.worth))]
         untried = self._untried(askable)
-        chosen = max(_named(untried) or askable, key=lambda pair: promised[pair])
+        chosen = max(with_names(untried) or askable, key=lambda pair: promised[pair])
         if untried and promised[chosen] < least:
-            chosen = min(untried, key=lambda pair: (*_changes(leader, pair), -promised[pair]))
+            chosen = min(untried, key=lambda pair: (*differences(leader, pair), -promised[pair]))
         is_front = len(self._goals.axes) > 1  # of which each ask sees but one direction
-        rest = math.inf if untried or is_front else _together(promised, askable)
-        enough = max(least, BEARABLE_LOSS) if self._is_confirmed else least
-        promise = Promise(float(promised[chosen]), least, rest, enough)
+        rest = math.inf if untried or is_front else together(promised, askable)
+        promise = Promise(float(promised[chosen]), least, rest, self._is_confirmed)
         self._promises.append(promise)
         if self._is_confirmed:
             return None if promise.is_last else chosen
@@ -385,17 +344,14 @@ class Search:
     def _untried(self, askable: Sequence[Pair]) -> Mapping[Pair, Set[Category]]:
         """Pairs with categories that were never measured, of which nothing is known.
 
-        None where other studies tell, and none for a front: its directions are looked at in turn, each for
-        what promises most there.
+        What has a name is tried first, what is but on or off once nothing else promises much. None where
+        other studies tell, and none for a front: its directions are looked at in turn, each for what promises
+        most there.
         """
         if self._sources or len(self._goals.axes) > 1:
             return {}
         tried = {pair[0] for pair in self._open} | {each.candidate for each in self._told}
-        untried = self._all_categories - set().union(*map(_categories, tried))
-        if not untried:
-            return {}
-        found = {pair: untried & _categories(pair[0]) for pair in askable}
-        return {pair: categories for pair, categories in found.items() if categories}
+        return with_any(askable, self._all_categories - set().union(*map(categories_of, tried)))
 
     @property
     def _equal_shares(self) -> Sequence[float]:
@@ -509,49 +465,12 @@ class Search:
         return self._encoding.table(pairs)
 
 
-def promises_little(promises: Sequence[Promise]) -> bool:
-    """Whether the last asks in a row promised too little, or all that is left does, given what each did."""
-    last = promises[-PATIENCE:]
-    is_flat = len(last) == PATIENCE and all(each.gain < each.least for each in last)
-    return is_flat or bool(last and last[-1].is_last)
-
-
-def _together(promised: Mapping[Pair, float], pairs: Sequence[Pair]) -> float:
-    """What measuring each candidate promises, at its most promising load, in sum.
-
-    The best of several gains is at most their sum, so measuring all of them is expected to gain no more.
-    """
-    most: dict[Candidate, float] = {}
-    for pair in pairs:
-        most[pair[0]] = max(most.get(pair[0], 0.0), float(promised[pair]))
-    return sum(most.values())
-
-
 def _candidates(space: Space | Sequence[Candidate]) -> tuple[Candidate, ...]:
     """All of them; of a large space enough to know what its knobs can be."""
     if not isinstance(space, Space) or len(space) <= ENUMERABLE:
         return tuple(space)
     rng = random.Random(0)  # noqa: S311
     return (space.baseline, *(random_point(space, rng) for _ in range(_WIDE)))
-
-
-def _changes(pair: Pair, other: Pair) -> tuple[bool, int]:
-    """Whether two pairs are of different loads, and in how many knobs their candidates differ."""
-    knobs = {knob for knob, _ in set(pair[0].knobs) ^ set(other[0].knobs)}
-    return pair[1] != other[1], len(knobs)
-
-
-def _named(untried: Mapping[Pair, Set[Category]]) -> Sequence[Pair]:
-    """The pairs that have a value with a name that was never tried: an accelerator, a backend, a format.
-
-    Those are tried first, as much hangs on them; what is but on or off once nothing else promises much.
-    """
-    return [pair for pair, found in untried.items() if any(isinstance(value, str) for _, value in found)]
-
-
-def _categories(candidate: Candidate) -> Set[Category]:
-    """The knobs of a candidate whose values have no order, each with its value."""
-    return {(knob, value) for knob, value in candidate.knobs if isinstance(value, str | bool)}
 
 
 def _sources(encoding: Encoding, history: Sequence[Observation]) -> tuple[Surrogate, ...]:

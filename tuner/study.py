@@ -18,8 +18,8 @@ from tritonc.tuner.front import MEMBERS, Choice, choose, front_of, trials_on_fro
 from tritonc.tuner.further_workloads import first_of, further_in
 from tritonc.tuner.objective import axes_of, missed, weights_of
 from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch
+from tritonc.tuner.promise import PATIENCE
 from tritonc.tuner.race import Entrant, Finisher, Measuring, Sample, race
-from tritonc.tuner.search import PATIENCE
 from tritonc.tuner.session import Session
 from tritonc.tuner.trial import Trial
 

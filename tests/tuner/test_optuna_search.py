@@ -22,7 +22,8 @@ from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, 
 from tritonc.schemas.spec import Slo
 from tritonc.tuner.optuna_search import VISITS, Goal, OptunaSearch, _promised
 from tritonc.tuner.optuna_storage import finished_trials, observations_in, study_names
-from tritonc.tuner.search import CLOSED_LOADS, PATIENCE, SMALL_GAIN, Promise, Search
+from tritonc.tuner.promise import PATIENCE, SMALL_GAIN, Promise
+from tritonc.tuner.search import CLOSED_LOADS, Search
 
 SPACE = small_space()
 CRASH = Failure(reason="server_crashed", detail="signal 11")

@@ -13,8 +13,9 @@ from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.measurement import Interval, Load, Measurement
 from tritonc.schemas.spec import Slo
 from tritonc.tuner import prospects
+from tritonc.tuner.promise import SMALL_GAIN
 from tritonc.tuner.prospects import Beside, limit_gains
-from tritonc.tuner.search import CLOSED_LOADS, SMALL_GAIN, Search
+from tritonc.tuner.search import CLOSED_LOADS, Search
 from tritonc.tuner.surrogate import quantity
 
 SLO = Slo(p99_latency_ms=25)

@@ -13,7 +13,8 @@ from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement, OpenLoad
 from tritonc.schemas.spec import Pareto, Slo, SoftLimit
 from tritonc.tuner.pareto import chebyshev, is_on_front
-from tritonc.tuner.search import CLOSED_LOADS, SMALL_GAIN, Observation, Search
+from tritonc.tuner.promise import SMALL_GAIN
+from tritonc.tuner.search import CLOSED_LOADS, Observation, Search
 
 SLO = Slo(p99_latency_ms=25)
 CANDIDATES = candidates()
