@@ -105,13 +105,13 @@ def regret(task: Task, pair: Pair | None) -> float:
 
 
 def tasks_in(folder: Path) -> list[Task]:
-    """Three limits a table."""
+    """Three limits a table, each of them kept by some pair."""
     tasks = []
     for path in sorted(folder.glob("*.csv")):
         outcomes = surface_at(path).outcomes.values()
         p99 = [each.latency_ms["p99"].value for each in outcomes if isinstance(each, Measurement)]
         limits = dict.fromkeys(rounded(float(np.quantile(p99, share))) for share in SHARES)
-        tasks += [Task(path, limit) for limit in limits]
+        tasks += [Task(path, limit) for limit in limits if limit >= min(p99)]
     return tasks
 
 
