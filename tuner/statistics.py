@@ -20,11 +20,15 @@ _BATCHES = 12
 _BATCH_REQUESTS = 3
 """Fewer requests than this in a batch say little, so there are fewer batches then."""
 VISIT = 1.0
-"""Variance between visits to a point (loaded anew, a minute apart) over that between windows of one visit.
+"""Variance between visits to a point (half a minute apart) over that between windows of one visit.
 
 On two cores of a virtual machine whose memory is shared with others it was 0.3 (eight visits of five windows
 within two minutes) to 1.5 (204 visits within twenty minutes, `benchmarks/measurement.py`), and 2 to 7 where
 the load generator had a core of its own (`--cores 1`): windows are steadier then, visits are not.
+
+Not loading makes visits differ, time does: fourteen visits to a model that stayed loaded lay as far apart as
+fourteen that were loaded for (2.3, 5.7 and 3.6% to 3.1, 4.2 and 3.8% for three models). A load that goes on
+for a minute shows why: means over 0.4 s differ by 5 to 9%, over 6.4 s still by 3 to 4%.
 """
 ALIKE = 6.0
 """Degrees of freedom that what others show of the noise is worth: points differ in how noisy they are."""
