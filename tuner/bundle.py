@@ -307,13 +307,13 @@ def _download(wheel: Wheel, target: Path, progress: Progress) -> Path:
     command += ["--progress-bar=raw", "--no-cache-dir", "--disable-pip-version-check", "--no-input"]
     command += ["-d", str(target), "-r", str(requirements)]
     what = f"downloading {wheel.package} {wheel.version}"
-    progress(what, None)
     lines: list[str] = []
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as pip:
         assert pip.stdout is not None
         try:
+            progress(what, None)  # once it runs: a Ctrl-C that answers this ends it
             for line in pip.stdout:
                 if match := re.match(r"Progress (\d+) of (\d+)", line):
                     progress(what, int(match[1]) / max(1, int(match[2])))
