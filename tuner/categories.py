@@ -18,6 +18,8 @@ def categories_of(candidate: Candidate) -> Set[Category]:
 
 def with_any(pairs: Iterable[Pair], wanted: Set[Category]) -> Mapping[Pair, Set[Category]]:
     """The pairs whose candidates have any of these categories, each with those that it has."""
+    if not wanted:
+        return {}
     found = {pair: wanted & categories_of(pair[0]) for pair in pairs}
     return {pair: categories for pair, categories in found.items() if categories}
 

@@ -21,6 +21,7 @@ from tritonc.schemas.measurement import ClosedLoad, Load
 
 Floats = npt.NDArray[np.float64]
 Pair = tuple[Candidate, Load]
+"""What can be measured: a candidate under a load."""
 
 LOAD_COLUMNS = 5
 """Columns of a row that depend on the load."""
