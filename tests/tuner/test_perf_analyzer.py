@@ -264,8 +264,15 @@ def test_a_trace_is_replayed_with_its_bursts_and_silences(served: Served, tmp_pa
     trace = ArrivalTrace(np.array([0.0] * 20 + [1.5]), "d" * 64)
     load = OpenLoad(rate=trace.rate, distribution=Trace(trace=trace.sha256))
     arrivals = Arrivals(0, traces={trace.sha256: trace})
-    window = generator.run(served.server.grpc_address, model, load, 1.0, data, arrivals=arrivals)
-    assert isinstance(window, Window)
+
+    def replayed() -> Window:
+        window = generator.run(served.server.grpc_address, model, load, 1.0, data, arrivals=arrivals)
+        assert isinstance(window, Window)
+        return window
+
+    replayed()  # the first requests of all meet a cold model
+    # A busy machine holds the load generator up for some milliseconds now and then; the window says so.
+    window = next(each for each in (replayed() for _ in range(5)) if not each.is_late)
     assert window.duration_s == pytest.approx(3 * trace.length_s, abs=0.3)
     assert len(window.send_s) == 3 * 21
     assert window.send_s - window.send_s[0] == pytest.approx(window.planned_s[:63], abs=0.05)
