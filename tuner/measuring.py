@@ -179,11 +179,19 @@ class StandMeasuring:
         return seen if isinstance(seen, Failure) else watch.change(seen)
 
     def _recalled(self, candidate: Candidate, known: Known) -> Capacity | None:
-        """The outcome, if nothing that it takes is left to measure."""
-        found = recalled_capacity(self._bench, known, self._compared_with())
-        if found is None or candidate != self._baseline:
-            return found
-        return _with_step(found, self._one_client, known)
+        """The outcome, if nothing that it takes is left to measure.
+
+        Of the baseline the step of one client is left out where all else suffices: it was measured when the
+        load had been decided, and may not decide now.
+        """
+        compared = self._compared_with()
+        if candidate != self._baseline:
+            return recalled_capacity(self._bench, known, compared)
+        alone = self._one_client
+        others = {load: each for load, each in known.loads.items() if load != alone}
+        found = recalled_capacity(self._bench, replace(known, loads=others), compared)
+        found = found or recalled_capacity(self._bench, known, compared)
+        return found and _with_step(found, alone, known)
 
     def _keep(self, candidate: Candidate, found: Capacity | Failure, before: Mapping[Load, Recorded]) -> None:
         """Keeps what was measured now for other studies; a file that cannot be written costs only them."""

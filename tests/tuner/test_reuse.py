@@ -107,14 +107,16 @@ def serving(folder: Path) -> Iterator[Here]:
         yield Here(folder, stand, bench_of(project, folder), candidates, digest_of)
 
 
-def faster(folder: Path, by: float) -> None:
-    """Makes what was measured that much faster than it was, as if the machine had been."""
+def faster(folder: Path, by: float, only: Load | None = None) -> None:
+    """Makes what was measured, or only under one load, that much faster than it was."""
     store = RecordStore(folder / "measurements.db")
     rows = []
     for row in store.read("content"):
         if row.kind == "load":
             assert row.entry is not None
             recorded = Recorded.model_validate_json(row.entry)
+            if only is not None and recorded.measurement.load != only:
+                continue
             seen = recorded.measurement.throughput
             throughput = {name: end and end * by for name, end in seen.model_dump().items()}
             measured = recorded.measurement.model_copy(update={"throughput": type(seen)(**throughput)})
@@ -178,6 +180,22 @@ def test_a_load_that_is_damaged_is_measured_alone_and_with_nothing_believed_all_
         anew.start_over()
         here.measured(anew, baseline)
         assert {load for _, load in here.loads if load} == {one, most}
+
+
+@pytest.mark.usefixtures("same_machine")
+def test_the_step_of_one_client_that_followed_the_decision_does_not_decide_when_it_is_recalled(
+    tmp_path: Path,
+):
+    with serving(tmp_path) as here:
+        baseline = here.candidates[0]
+        (first,) = here.measured(here.study(Slo(p99_latency_ms=60_000)), baseline)
+        one, most = ClosedLoad(concurrency=1), ClosedLoad(concurrency=2)
+        assert first.measurement.load == most
+        faster(tmp_path, 30.0, only=one)
+        (second,) = here.measured(here.study(Slo(p99_latency_ms=60_000)), baseline)
+        assert {load for _, load in here.loads} == set()
+        assert second.steps[0].throughput.value > 10 * first.steps[0].throughput.value
+        assert second.measurement == first.measurement
 
 
 def test_on_a_machine_that_became_another_one_everything_is_measured_anew(tmp_path: Path):
