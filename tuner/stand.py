@@ -227,8 +227,10 @@ class Stand:
             self.give_up()
 
     def recover(self, failure: Failure) -> None:
-        """Gives the server up if, after `failure`, the next candidate should have a new one."""
-        self._loaded = None
+        """Gives the server up if, after `failure`, the next candidate should have a new one.
+
+        What is loaded stays loaded: Triton would not load unchanged files again, and nobody would be leaving.
+        """
         if self._server is None:
             return
         is_well = self._server.alive() and self._server.responsive() and self._has_all_instances()

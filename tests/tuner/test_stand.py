@@ -23,7 +23,7 @@ from tritonc.tuner.engines import engine_named
 from tritonc.tuner.inputs import read_inputs
 from tritonc.tuner.measuring import StandMeasuring, _window_s
 from tritonc.tuner.perf_analyzer import LoadData, perf_analyzer_at
-from tritonc.tuner.stand import Stand
+from tritonc.tuner.stand import Stand, _children
 
 pytestmark = pytest.mark.triton
 
@@ -168,6 +168,24 @@ def test_what_was_loaded_before_takes_no_memory_while_it_leaves_and_yields_to_ot
         assert without < everything
         assert abs(without - alone) < 0.5 * (everything - alone)
         assert not here.stand.leaving
+
+
+def test_a_candidate_that_failed_on_a_server_that_is_well_is_served_as_before(tmp_path: Path):
+    with measured(tmp_path) as here:
+        candidate = here.candidates[0]
+        _, first_s = here.stand.serve(candidate)
+        here.stand.recover(Failure(reason="request_errors", detail="one odd answer"))
+        server, again_s = here.stand.serve(candidate)
+        assert again_s == first_s
+        assert not here.stand.leaving
+        stubs = _children(server.pid)
+        assert os.SCHED_IDLE not in {os.sched_getscheduler(pid) for pid in stubs}
+        stub = min(stubs)
+        os.kill(stub, signal.SIGKILL)
+        while stub in _children(server.pid):
+            time.sleep(0.01)
+        here.stand.recover(Failure(reason="request_errors", detail="its instance is gone"))
+        assert here.stand._server is None
 
 
 def test_what_is_withdrawn_yields_to_others_and_is_known_to_leave(tmp_path: Path):
