@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic
@@ -28,7 +28,10 @@ from tritonc.tuner.reference import REQUESTS, ReferenceWatch
 from tritonc.tuner.trial import Trial
 
 MOST_AGAIN = 10
-"""Trials that are measured again at most after a change of the machine: the best ones, which matter."""
+"""Trials that are measured again at most after a change of the machine: the best ones, which matter.
+
+So many that the change may have spoilt, and of others so many that lead when those have been.
+"""
 _NO_CHANGE = 1.0
 _LOOK_S = 3.0
 """A look at the reference without loading it, until one was taken."""
@@ -60,9 +63,10 @@ class Session(Generic[Sample]):
         """Measures a candidate that the search asked, and tells it. Interrupted, it counts as never asked."""
         is_known = noise_of(self.search) is not None
         started = self.clock()
+        is_baseline = candidate == self.search.space.baseline  # all is compared with what it really carries
         known = Known(
             self.expected(candidate),
-            incumbent_of(self.search, candidate),
+            None if is_baseline else incumbent_of(self.search, candidate),
             noise_of(self.search),
             is_doubted=self.search.outcome(candidate) is not None,
         )
@@ -119,16 +123,34 @@ class Session(Generic[Sample]):
         return watch.change(seen) or _NO_CHANGE
 
     def _measure_again(self, speed: float, deadline: float) -> None:
-        """Trials since the last sound look, the baseline and the best: what was measured stands till then."""
+        """Trials since the last sound look, the baseline and the best: what was measured stands till then.
+
+        On a machine that became slower what was measured before may lead only therefore, so that whoever
+        leads then is measured again, too.
+        """
         spoilt = _spoilt(self.search, self._sound)
         self.observer(MachineChanged(speed, self._sound, tuple(trial.number for trial in spoilt)))
         self._watch = None
         self.measuring.start_over()
-        for trial in spoilt:
+        for trial in self._to_measure_again(spoilt):
             if self.clock() >= deadline:
                 return
+            if trial not in spoilt:
+                why = "it leads by what the machine could do before"
+                self.observer(Warned(f"note: trial {trial.number} is measured again: {why}"))
             self.search.again(trial.candidate)
             self.trial(trial.candidate)
+
+    def _to_measure_again(self, spoilt: Sequence[Trial]) -> Iterator[Trial]:
+        """What the change may have spoilt, and then whoever leads without having been measured since."""
+        yield from spoilt
+        again = {trial.candidate for trial in spoilt}
+        for _ in range(MOST_AGAIN):
+            leader = next(iter(self.search.ranked()), None)
+            if leader is None or leader.candidate in again:
+                return
+            again.add(leader.candidate)
+            yield leader
 
 
 def _reference_in(baseline: Capacity) -> Measurement:

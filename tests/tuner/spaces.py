@@ -104,6 +104,7 @@ class Surface:
         self.rng = random.Random(1)
         self.noise = 0.01
         self.measured: list[tuple[Candidate, Load]] = []
+        self.asked: list[Candidate] = []
         self.known: list[Known] = []
         self.broken: dict[Candidate, Failure] = {}
         self.gathered: tuple[Candidate, ...] = ()
@@ -112,6 +113,7 @@ class Surface:
         self.error_said: float | None = None
 
     def capacity(self, candidate: Candidate, known: Known = NOTHING_KNOWN):
+        self.asked.append(candidate)
         self.known.append(known)
         return self.broken.get(candidate) or capacity(self.capacities[candidate])
 

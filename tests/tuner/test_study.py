@@ -256,6 +256,26 @@ def test_after_a_change_of_the_machine_what_it_may_have_spoilt_is_measured_again
     assert surface.measured[0][0] == SPACE.baseline
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_what_led_on_the_machine_as_it_was_is_not_raced_for_what_it_could_do_then(
+    surface: Surface, seed: int
+):
+    slower_after(surface, 10, 0.7)
+    search = OptunaSearch(SPACE, seed=seed)
+    seen = run(search, surface, 45, clock=Clock())
+    assert any(isinstance(event, MachineChanged) for event in seen)
+    leader = search.ranked()[0]
+    assert leader.outcome.objective == pytest.approx(0.7 * throughput_of(leader.candidate))
+    best = max(throughput_of(trial.candidate) for trial in search.trials)
+    assert max(throughput_of(each.candidate) for each in entrants(search, None, None)) == best
+    of_baseline = [
+        known.incumbent
+        for known, one in zip(surface.known, surface.asked, strict=True)
+        if one == SPACE.baseline
+    ]
+    assert of_baseline == [None, None]
+
+
 def test_one_odd_look_at_the_baseline_is_not_believed(surface: Surface):
     plain, looks = surface.sample, []
 
