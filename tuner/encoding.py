@@ -1,8 +1,8 @@
 """Candidates and loads as rows of numbers between which distances mean something. Pure.
 
-Counts and sizes are logarithms, categories are one-hot, a knob that is inactive has a fixed place, and what
-physics says matters is a column of its own: how many inferences the load brings for each that can be under
-way at once, the batch that an execution then holds, and how long the rest waits.
+Counts and sizes are logarithms, categories and numbers below 0 are one-hot, a knob that is inactive has a
+fixed place, and what physics says matters is a column of its own: how many inferences the load brings for
+each that can be under way at once, the batch that an execution then holds, and how long the rest waits.
 """
 
 from __future__ import annotations
@@ -203,14 +203,21 @@ def _described(candidate: Candidate, request_batch: float) -> dict[str, KnobValu
 
 
 def _columns(knob: str, values: Sequence[KnobValue], is_partial: bool) -> list[_Column]:
-    """The columns of a knob; none where it is the same everywhere."""
+    """The columns of a knob; none where it is the same everywhere.
+
+    A number below 0 counts nothing: Triton and its backends mean "let it be decided" or the like by it. So it
+    is a category beside the others.
+    """
     if len(values) == 1 and not is_partial:
         return []
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        numbers = [_logarithm(value) for value in values]
-        low = min(0.0, *numbers) if is_partial else min(numbers)
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) == len(values):
+        apart = [value for value in numbers if value < 0]
+        places = [_logarithm(value) for value in numbers if value >= 0]
+        low, high = min([*([0.0] if is_partial or apart else []), *places]), max(places, default=0.0)
         weight = _IDLE_WEIGHT if _bare(knob) == "max_batch_size" else 1.0
-        return [_Column(knob, low, max(numbers), weight=weight)] if max(numbers) > low else []
+        axis = [_Column(knob, low, high, weight=weight)] if high > low else []
+        return [*axis, *(_Column(knob, category=value) for value in apart)]
     if set(map(type, values)) == {bool} and not is_partial:
         return [_Column(knob)]
     return [_Column(knob, category=value) for value in values]

@@ -83,6 +83,14 @@ def test_a_knob_of_one_value_needs_no_column():
     assert encoding.knobs == 1
 
 
+def test_a_number_below_zero_is_a_category_beside_those_that_count():
+    levels = [candidate(graph_level=level) for level in (0, 1, -1, 3)]
+    rows = Encoding(levels).table([(one, LOAD) for one in levels]).rows[:, :2]
+    np.testing.assert_allclose(rows, [[0, 0], [0.5, 0], [0, 1 / np.sqrt(2)], [1, 0]])
+    two = levels[0], levels[2]
+    assert len(set(Encoding(two).table([(one, LOAD) for one in two]).rows[:, 0])) == 2
+
+
 def test_candidates_of_other_spaces_have_rows_too():
     other = candidate(precision="int8", instance_count=64)
     rows = ENCODING.table([(other, LOAD)]).rows
