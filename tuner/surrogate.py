@@ -50,7 +50,9 @@ _BLAME = 30.0  # how quickly failures are put down to a knob (the inverse of a r
 _CERTAIN = 50.0  # a logarithm of odds
 _FEWEST_FOR_LAW = 3
 _SOURCE_BELIEF = 0.7
+_LOAD_TERMS = 3  # of a parabola
 _FEWEST_RANKS = 3
+_ALIKE = 1e-9  # logarithms that differ by less are equal, and have no ranks
 _SOURCE_WEIGHT = 4.0  # measurements after which rank agreement counts as much as the first belief
 
 
@@ -162,19 +164,27 @@ class Surrogate:
         return np.asarray((1 - follow) * table.expected_throughput(self._law) + follow * theirs)
 
     def _agreements(self, table: Table, measured: Sequence[Measurement]) -> tuple[float, ...]:
-        """How far to follow each source: a first belief, and then how well its ranks agree."""
+        """How far to follow each source: a first belief, and then how well its ranks agree.
+
+        Those of throughput apart from what the load explains, about which all sources are right.
+        """
         from scipy.stats import spearmanr
 
-        count = len(table)
+        ours = _apart_from_load(np.array([quantity("throughput", each)[0] for each in measured]), table)
+        left = len(table) - _LOAD_TERMS
         beliefs = []
         for source in self.sources:
-            agreement = 0.0
-            if count >= _FEWEST_RANKS:
-                theirs, _ = source.predict(table)["throughput"]
-                found = float(spearmanr(theirs, [each.throughput.value for each in measured])[0])
-                agreement = max(0.0, found) if math.isfinite(found) else 0.0
-            beliefs.append((_SOURCE_WEIGHT * _SOURCE_BELIEF + count * agreement) / (_SOURCE_WEIGHT + count))
+            theirs = _apart_from_load(source.predict(table)["throughput"][0], table)
+            says = left if left >= _FEWEST_RANKS and min(np.ptp(ours), np.ptp(theirs)) > _ALIKE else 0
+            agreement = max(0.0, float(spearmanr(theirs, ours)[0])) if says else 0.0
+            beliefs.append((_SOURCE_WEIGHT * _SOURCE_BELIEF + says * agreement) / (_SOURCE_WEIGHT + says))
         return tuple(beliefs)
+
+
+def _apart_from_load(values: Floats, table: Table) -> Floats:
+    """What a parabola in the logarithm of the load leaves of the logarithms of a quantity."""
+    powers = np.vander(table.amounts, _LOAD_TERMS)
+    return np.asarray(values - powers @ np.linalg.lstsq(powers, values, rcond=None)[0])
 
 
 def kind_of(quantity: str, load: Load) -> str:
