@@ -16,6 +16,8 @@ Floats = npt.NDArray[np.float64]
 
 _ENOUGH = 8
 """Requests that have to remain for the first ones to be left out."""
+_STRAGGLES = 2.0
+"""Times the median of the first answers after which the ramp is over, whoever waits still."""
 _COMPLETED = 0.98
 """Share of the requests sent that a sustained rate completes (design/engine.md)."""
 _SENT_WITHIN_S = 0.1
@@ -110,8 +112,15 @@ class Window:
 
     @property
     def steady_from_s(self) -> float:
-        """From when on completions are counted: the ramp is over then."""
-        return float(self.done_s[: self.ramp].max()) if self.ramp else 0.0
+        """From when on completions are counted: the ramp is over then.
+
+        A server that takes one after another has answered the last of the first requests after twice the
+        median; what then is still under way is a straggler, and the others are in the steady state.
+        """
+        if not self.ramp:
+            return 0.0
+        first_s = self.done_s[: self.ramp]
+        return min(float(first_s.max()), _STRAGGLES * float(np.median(first_s)))
 
     @property
     def steady_latency_ms(self) -> Floats:

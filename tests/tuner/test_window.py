@@ -69,6 +69,16 @@ def test_the_first_request_of_each_client_is_left_out() -> None:
     assert window.steady_from_s == pytest.approx(32 * 0.011)
 
 
+@pytest.mark.parametrize("slow_s", [0.5, 0.98, 0.9999])
+def test_a_straggler_among_the_first_requests_does_not_throw_the_others_away(slow_s: float) -> None:
+    window = clients(8, 2)
+    latency_ms = window.latency_ms.copy()
+    latency_ms[0] = 1000 * slow_s
+    straggling = replace(window, latency_ms=latency_ms)
+    assert straggling.steady_from_s < 0.05
+    assert rate_interval([straggling.events]).value == pytest.approx(500, rel=0.02)
+
+
 @pytest.mark.parametrize("load", [ClosedLoad(concurrency=90), OpenLoad(rate=10)])
 def test_where_too_few_would_be_left_nothing_is_left_out(load: Load) -> None:
     window = Window(load, 1.0, np.linspace(0, 1, 92), np.full(92, 5.0), planned_s=np.linspace(0, 2, 184))
