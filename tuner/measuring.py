@@ -184,13 +184,12 @@ class StandMeasuring:
         Of the baseline the step of one client is left out where all else suffices: it was measured when the
         load had been decided, and may not decide now.
         """
-        compared = self._compared_with()
         if candidate != self._baseline:
-            return recalled_capacity(self._bench, known, compared)
+            return recalled_capacity(self._bench, known, self._compared_with())
         alone = self._one_client
         others = {load: each for load, each in known.loads.items() if load != alone}
-        found = recalled_capacity(self._bench, replace(known, loads=others), compared)
-        found = found or recalled_capacity(self._bench, known, compared)
+        found = recalled_capacity(self._bench, replace(known, loads=others), None)
+        found = found or recalled_capacity(self._bench, known, None)
         return found and _with_step(found, alone, known)
 
     def _keep(self, candidate: Candidate, found: Capacity | Failure, before: Mapping[Load, Recorded]) -> None:
@@ -206,8 +205,13 @@ class StandMeasuring:
             self._warn(f"warning: other studies will measure {candidate.id} again: {err}")
 
     def _capacity(self, candidate: Candidate, known: Known) -> Capacity | Failure:
-        """The outcome, measured as far as it is not known."""
-        is_first = candidate == self._baseline and known.noise is None
+        """The outcome, measured as far as it is not known.
+
+        The baseline has the objective that it has without one, also where it was measured before: by then
+        the machine may have become another one.
+        """
+        is_baseline = candidate == self._baseline
+        is_first = is_baseline and known.noise is None
         was_loaded = self._stand.has(candidate)
 
         def measure(server: Server, loaded_s: float) -> Capacity | Failure:
@@ -217,7 +221,7 @@ class StandMeasuring:
                 self._bench,
                 max_batch_size=_max_batch_size(candidate, self._bench),
                 references=self._references,
-                baseline=self._compared_with(),
+                baseline=None if is_baseline else self._compared_with(),
                 loaded_s=loaded_s,
                 on_load=lambda load: self._on_load(candidate, load),
                 leaving=lambda: self._stand.leaving,
@@ -228,7 +232,7 @@ class StandMeasuring:
                 return capacity
             if was_loaded:
                 capacity = replace(capacity, seconds=replace(capacity.seconds, load=0.0))
-            if candidate != self._baseline:
+            if not is_baseline:
                 return capacity
             self._noise = capacity.noise or self._noise
             return self._with_one_client(server, capacity, known)

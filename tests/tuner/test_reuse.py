@@ -18,7 +18,7 @@ from tests.tuner.test_stand import SPEC, bench_of
 from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.project import open_project
 from tritonc.compiler.space import space_for
-from tritonc.schemas.measurement import ClosedLoad, Failure, Load
+from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load
 from tritonc.schemas.spec import Accuracy, ClosedWorkload, Slo
 from tritonc.tuner import load_search
 from tritonc.tuner.bench import Bench
@@ -226,6 +226,24 @@ def test_outputs_are_compared_again_within_a_tighter_tolerance_and_nothing_else_
         assert here.loads == []
         assert here.stand._loaded == other
         assert tighter[0].steps == wider[0].steps
+
+
+@pytest.mark.usefixtures("same_machine")
+def test_the_baseline_is_worth_what_it_is_by_definition_also_when_it_is_measured_again(tmp_path: Path):
+    with serving(tmp_path) as here:
+        here.bench = replace(here.bench, objective={"throughput": 0.7, "memory": 0.3})
+        baseline, other, *_ = here.candidates
+        (first,) = here.measured(here.study(), baseline)
+        half = first.measurement.throughput.value / 2
+        before = first.measurement.model_copy(update={"throughput": Interval(value=half)})
+        study = here.study()
+        study._compared_with = lambda: before
+        recalled = study.capacity(baseline, Known())
+        again = study.capacity(baseline, Known(is_doubted=True))
+        compared = study.capacity(other, Known())
+        assert here.loads
+        assert [each.objective for each in (first, recalled, again)] == [0.0, 0.0, 0.0]
+        assert compared.objective > 0
 
 
 def test_what_does_not_load_fails_again_without_a_server(tmp_path: Path):
