@@ -43,6 +43,8 @@ REPEATS = 8
 _UNSETTLED = 0.03  # a promise below which the leader is rather measured again: one in thirty is far off
 _SEEN = 2  # times that the leader is measured at least, then
 _WIDE = 2000  # candidates of a large space that are scored at a time
+_SCORED = 20_000
+"""Pairs that an ask looks at, about: a second on one core with two hundred measurements."""
 _SURE = 0.5
 _GIVEN_UP = 0.2  # probability to be measurable at all below which a candidate is not tried
 
@@ -333,7 +335,7 @@ class Search:
         if untried and promised[chosen] < least:
             chosen = min(untried, key=lambda pair: (*differences(leader, pair), -promised[pair]))
         is_front = len(self._goals.axes) > 1  # of which each ask sees but one direction
-        rest = math.inf if untried or is_front else together(promised, askable)
+        rest = together(promised, askable) if self._sees_all and not untried and not is_front else math.inf
         promise = Promise(float(promised[chosen]), least, rest, self._is_confirmed)
         self._promises.append(promise)
         if self._is_confirmed:
@@ -448,15 +450,32 @@ class Search:
         """Every pair; of a large space those of measured candidates, their neighbours, and some at random."""
         space = self.space
         if not isinstance(space, Space) or len(space) <= ENUMERABLE:
-            return self._all
+            return self._some(self._all, rng)
         reach = dict.fromkeys([space.baseline, *(each.candidate for each in self._told)])
         if (best := self.recommend()) is not None:
             reach |= dict.fromkeys(neighbours(space, best.candidate))
         while len(reach) < _WIDE:
             reach[random_point(space, rng)] = None
-        return self._encoding.table(
-            [(candidate, load) for candidate in reach for load in self._loads(candidate)]
-        )
+        pairs = [(candidate, load) for candidate in reach for load in self._loads(candidate)]
+        return self._some(self._encoding.table(pairs), rng)
+
+    def _some(self, table: Table, rng: random.Random) -> Table:
+        """All pairs where they are not too many; else those of measured candidates, and every few of others.
+
+        Loads next to each other say nearly the same, and each ask begins at another pair.
+        """
+        step = math.ceil(len(table) / _SCORED)
+        if step <= 1:
+            return table
+        begin, whole = rng.randrange(step), {self._baseline, *(each.candidate for each in self._told)}
+        places = [i for i, pair in enumerate(table.pairs) if i % step == begin or pair[0] in whole]
+        return table.at(places)
+
+    @property
+    def _sees_all(self) -> bool:
+        """Whether every ask looks at every pair there is."""
+        is_listed = not isinstance(self.space, Space) or len(self.space) <= ENUMERABLE
+        return is_listed and len(self._all) <= _SCORED
 
     def _table(self, pairs: Sequence[Pair]) -> Table:
         """The rows of pairs, known or not."""

@@ -12,6 +12,7 @@ from tests.tuner.tables import candidate, candidates, measured, measurement
 from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement, OpenLoad
 from tritonc.schemas.spec import Pareto, Slo, SoftLimit
+from tritonc.tuner import search as search_module
 from tritonc.tuner.pareto import chebyshev, is_on_front
 from tritonc.tuner.promise import SMALL_GAIN
 from tritonc.tuner.search import CLOSED_LOADS, Observation, Search
@@ -56,6 +57,26 @@ def test_it_stops_by_itself_at_the_best_pair():
     best = search.recommend()
     assert best is not None
     assert best.measurement.throughput.value >= 0.99 * best_throughput()
+
+
+def test_of_too_many_pairs_each_ask_looks_at_some_and_all_asks_together_find_a_good_one(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(search_module, "_SCORED", 150)
+    looked_at: list[int] = []
+    promising = Search._promising
+    monkeypatch.setattr(
+        Search, "_promising", lambda self, *of: looked_at.append(len(of[0])) or promising(self, *of)
+    )
+    one, other = (Search(CANDIDATES, "throughput", SLO, seed=1, baseline=CANDIDATES[0]) for _ in range(2))
+    asked = run(one, 25)
+    assert asked[0][0] == CANDIDATES[0]
+    assert asked[0] == run(Search(CANDIDATES, "throughput", SLO, baseline=CANDIDATES[0]), 1)[0]
+    assert asked == run(other, 25)
+    assert max(looked_at) < 150 + 25 * len(CLOSED_LOADS) < len(CANDIDATES) * len(CLOSED_LOADS)
+    best = one.recommend()
+    assert best is not None
+    assert best.measurement.throughput.value >= 0.95 * best_throughput()
 
 
 def test_the_same_seed_and_tells_give_the_same_asks():
