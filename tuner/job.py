@@ -532,7 +532,8 @@ class Job:
     def _not_decided(self, search: OptunaSearch) -> None:
         failures = [trial.outcome for trial in search.trials if isinstance(trial.outcome, Failure)]
         why = f"{failures[0].reason}: {failures[0].detail}" if failures else "no contender came through"
-        undecided = Undecided(search.space.model, search.space.target, f"nothing could be measured; {why}")
+        reason = f"nothing could be measured; {why}; once that is mended, begin anew: tritonc tune --fresh"
+        undecided = Undecided(search.space.model, search.space.target, reason)
         self.undecided.append(undecided)
         self._observer(undecided)
 

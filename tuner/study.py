@@ -11,6 +11,7 @@ from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.lock import Configuration, Decision, Digests, Result
 from tritonc.schemas.measurement import EngineInfo, Failure, Hardware, Interval, Load, Measurement
 from tritonc.tuner.capacity import Capacity
+from tritonc.tuner.categories import Category, categories_of
 from tritonc.tuner.confirm import LAST_LOOK, MATTERS, Comparison, Role, Verdict, decide
 from tritonc.tuner.encoding import behaviour
 from tritonc.tuner.events import Confirming, Observer, SearchEnded, TrialStarted, Warned
@@ -26,6 +27,8 @@ from tritonc.tuner.trial import Trial
 _Seen = tuple[Candidate, Measurement]
 
 FINALISTS = 3
+_VAIN = 5
+"""Trials that failed with the same words after which a search is given up: fewer may be bad luck."""
 _NEAR = 0.10
 """Share of the best objective within which a candidate can be a finalist: single measurements of one differ
 by 3 to 8% at the 90th percentile (design/search.md, fact 5)."""
@@ -94,6 +97,8 @@ def search_candidates(
             return observer(SearchEnded("the time is up"))
         if search.is_over:
             return observer(SearchEnded(_why_nothing_is_left(search)))
+        if _is_vain(search):
+            return observer(SearchEnded(f"all {len(search.trials)} trials failed in the same way"))
         session.look_at_reference(deadline)
         candidate = search.ask()
         if candidate is None:
@@ -103,6 +108,21 @@ def search_candidates(
         if number <= len(search.trials):
             observer(Warned(f"note: trial {number} is measured again: others contradict it"))
         session.trial(candidate)
+
+
+def _is_vain(search: OptunaSearch) -> bool:
+    """Whether all trials failed in the same way, whatever knob has a name: the model or the machine did."""
+    failures = [trial.outcome for trial in search.trials if isinstance(trial.outcome, Failure)]
+    if len(failures) < max(_VAIN, len(search.trials)) or len(set(failures)) > 1:
+        return False
+    tried = set[Category]().union(*(categories_of(trial.candidate) for trial in search.trials))
+    named: set[Category] = {
+        (dimension.knob, choice.value)
+        for dimension in search.space.dimensions
+        for choice in dimension.choices
+        if isinstance(choice.value, str)
+    }
+    return named <= tried
 
 
 def _why_nothing_is_left(search: OptunaSearch) -> str:

@@ -83,6 +83,28 @@ def test_failed_trials_count_and_the_search_goes_on(surface: Surface):
     assert [isinstance(trial.outcome, Failure) for trial in search.trials] == [True, False, False]
 
 
+@pytest.mark.parametrize("sampler", ["tritonc", "random"])
+def test_a_search_whose_trials_all_fail_in_the_same_way_is_given_up(surface: Surface, sampler: str):
+    surface.broken = dict.fromkeys(surface.capacities, CRASH)
+    search = OptunaSearch(SPACE, sampler=sampler)
+    seen = run(search, surface, 50)
+    count = len(search.trials)
+    assert seen[-1] == SearchEnded(f"all {count} trials failed in the same way")
+    assert {trial.candidate.values["accelerator"] for trial in search.trials} == {"none", "openvino"}
+    assert 5 <= count <= 12
+    assert run(search, surface, 50) == seen[-1:]
+
+
+def test_a_search_whose_trials_fail_in_different_ways_goes_on(surface: Surface):
+    surface.broken = {one: CRASH.model_copy(update={"detail": one.id}) for one in surface.capacities}
+    assert run(OptunaSearch(SPACE), surface, 15)[-1] == SearchEnded("15 trials are finished")
+
+
+def test_a_search_goes_on_where_one_accelerator_does(surface: Surface):
+    surface.broken = {one: CRASH for one in surface.capacities if one.values["accelerator"] == "none"}
+    assert run(OptunaSearch(SPACE), surface, 15)[-1] == SearchEnded("15 trials are finished")
+
+
 def test_the_search_ends_where_the_time_is_up(surface: Surface):
     ticks = iter(range(100))
     seen = run(OptunaSearch(SPACE), surface, 50, deadline=9, clock=lambda: next(ticks))
