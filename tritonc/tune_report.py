@@ -230,8 +230,10 @@ def _next(result: TuneResult) -> list[str]:
     locked = f"The lock is {lock}, the repository {repository}."
     lines = ["", locked if result.decisions else "Nothing was locked.", "Next:"]
     if result.decisions:
+        files = shlex.join([lock, out])
         check = ["tritonc", "build", *_spec_argument(result.spec_path), "--check"]
-        lines += [f"  {shlex.join(words)}" for words in (["git", "diff", lock, out], check)]
+        lines.append(f"  git add -N {files} && git diff {files}")  # shows what is new to git, too
+        lines.append(f"  {shlex.join(check)}")
     if result.tracking_uri.startswith("sqlite:"):
         database = _short(Path(result.tracking_uri.removeprefix("sqlite:///")))
         lines.append(f"  {shlex.join(['mlflow', 'ui', '--backend-store-uri', f'sqlite:///{database}'])}")
