@@ -31,6 +31,7 @@ that use them:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import io
@@ -128,12 +129,19 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parses the arguments, which prints where they are `--help` or `--version`."""
+        try:
+            return super().make_context(*args, **extra)
+        except BrokenPipeError:  # click would make it exit code 1, which means something else here
+            sys.exit(EXIT_BROKEN_PIPE)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command and returns its exit code (or None)."""
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # click would make it exit code 1, which means something else here
-            return _reader_is_gone()
+        except BrokenPipeError:  # as in `make_context`
+            sys.exit(EXIT_BROKEN_PIPE)
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
         """Runs the command line and exits with the code that `contract.md` gives its outcome."""
@@ -142,17 +150,24 @@ class LazyGroup(click.Group):
         try:
             code = super().main(arguments, *rest, **extra)
             sys.stdout.flush()
-        except BrokenPipeError:
-            code = _reader_is_gone()
         except BaseException as error:  # noqa: BLE001  (the one place where everything ends)
             code = _report(error, as_json=_wants_json(arguments))
+        _drop_unwritable()
         sys.exit(code or 0)
 
 
-def _reader_is_gone() -> int:
-    """Lets what is still to be written go nowhere: the interpreter flushes once more on its way out."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return EXIT_BROKEN_PIPE
+def _drop_unwritable() -> None:
+    """Lets what cannot be written go nowhere: the interpreter flushes once more on its way out."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _is_broken_pipe(error: BaseException) -> bool:
+    """Whether it is one, or the SystemExit(1) that rich makes of one."""
+    return isinstance(error.__context__ if isinstance(error, SystemExit) else error, BrokenPipeError)
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
@@ -161,29 +176,37 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 
 
 def _report(error: BaseException, *, as_json: bool) -> int:
-    """Prints `error` and says the exit code."""
+    """Prints `error` and says the exit code, which stands also where `error` cannot be printed."""
+    if _is_broken_pipe(error):
+        return EXIT_BROKEN_PIPE
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
-    if isinstance(error, (click.Abort, KeyboardInterrupt)):
-        click.echo("interrupted", err=True)
-        if as_json:
-            interrupted = _problem_document(TritoncError("interrupted", "run the same command again"))
-            print_json(_error_document(EXIT_INTERRUPTED, [interrupted]))
-        return EXIT_INTERRUPTED
+    problems, code = _problems(error)
+    with contextlib.suppress(OSError):
+        _print_for_people(error, problems, code)
+    if as_json and not isinstance(error, click.exceptions.NoArgsIsHelpError):
+        try:
+            print_json(_error_document(code, [_problem_document(problem) for problem in problems]))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            return EXIT_BROKEN_PIPE
+        except OSError:
+            pass  # the lines for people say what is wrong
+    return code
+
+
+def _print_for_people(error: BaseException, problems: Sequence[TritoncError], code: int) -> None:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
-        return error.exit_code
-    problems, code = _problems(error)
-    if isinstance(error, click.UsageError) and error.ctx:
-        click.echo(error.ctx.get_usage(), err=True)
-    if code == EXIT_BUG:
+    elif code == EXIT_INTERRUPTED:
+        click.echo("interrupted", err=True)
+    elif code == EXIT_BUG:
         _print_bug(error)
     else:
+        if isinstance(error, click.UsageError) and error.ctx:
+            click.echo(error.ctx.get_usage(), err=True)
         for problem in problems:
             click.echo(f"error: {problem}", err=True)
-    if as_json:
-        print_json(_error_document(code, [_problem_document(problem) for problem in problems]))
-    return code
 
 
 def _error_document(code: int, problems: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -192,6 +215,8 @@ def _error_document(code: int, problems: Sequence[Mapping[str, Any]]) -> dict[st
 
 def _problems(error: BaseException) -> tuple[list[TritoncError], int]:
     """The problems that `error` stands for, and the exit code."""
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        return [TritoncError("interrupted", "run the same command again")], EXIT_INTERRUPTED
     if isinstance(error, InputErrors):
         return list(error), error.exit_code
     if isinstance(error, TritoncError):

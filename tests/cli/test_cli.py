@@ -180,19 +180,54 @@ def test_a_document_of_errors_has_every_place(tmp_path: Path) -> None:
     assert problem["path"] == str(model)
 
 
-def test_a_reader_that_goes_away_is_not_an_error_message() -> None:
+def run_process(*args: str, **streams: Any) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, with pipes where `streams` say nothing else."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    return subprocess.run([sys.executable, "-m", "tritonc", *args], text=True, check=False, **streams)
+
+
+UNBUFFERED = pytest.mark.parametrize("unbuffered", ["", "1"])
+
+
+@UNBUFFERED
+@pytest.mark.parametrize(
+    "command", ["schema spec", "doctor", "--help", "build --help", "--version", "--output json build no.yaml"]
+)
+def test_a_reader_that_goes_away_is_not_an_error_message(command: str, unbuffered: str) -> None:
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as closed:
-        done = subprocess.run(
-            [sys.executable, "-m", "tritonc", "schema", "spec"],
-            stdout=closed,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        done = run_process(*command.split(), stdout=closed, env=environment)
     assert done.returncode == 141
-    assert done.stderr == ""
+    assert [line for line in done.stderr.splitlines() if not line.startswith("error: no.yaml: ")] == []
+
+
+@UNBUFFERED
+@pytest.mark.parametrize(
+    ("command", "code", "line"),
+    [
+        ("--output json build no.yaml", 2, "error: no.yaml: there is no such file; "),
+        ("--output json schema spec", 3, "error: No space left on device; "),
+        ("--help", 3, "error: No space left on device; "),
+    ],
+)
+def test_a_full_standard_output_leaves_the_error_and_its_exit_code(
+    command: str, code: int, line: str, unbuffered: str
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        done = run_process(*command.split(), stdout=full, env=environment)
+    assert done.returncode == code
+    (said,) = done.stderr.splitlines()
+    assert said.startswith(line)
+
+
+def test_a_full_standard_error_leaves_the_exit_code_and_the_document() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = run_process("--output", "json", "build", "no.yaml", stderr=full)
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["exit_code"] == 2
 
 
 @pytest.mark.parametrize(
