@@ -39,7 +39,8 @@ import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
 import click
 
@@ -273,8 +274,15 @@ def cli(ctx: click.Context) -> None:
     ctx.ensure_object(Output)
 
 
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8", errors="backslashreplace")
+
+
 def main() -> NoReturn:
     """Entry point of the console script."""
+    # None is what Python makes of a stream that the caller has closed.
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What a terminal cannot show, as in the locale C, must not end a command whose work is done.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -230,6 +230,18 @@ def test_a_full_standard_error_leaves_the_exit_code_and_the_document() -> None:
     assert json.loads(done.stdout)["error"]["exit_code"] == 2
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("schema spec", 0), ("doctor", 0), ("--output json doctor", 0), ("--output json build no.yaml", 2)],
+)
+def test_a_closed_stream_is_one_that_nobody_reads(command: str, code: int, closed: str) -> None:
+    shell = f'"$0" -m tritonc {command} {closed}'
+    done = subprocess.run(["sh", "-c", shell, sys.executable], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("environment", "is_terminal", "live"),
     [
