@@ -229,6 +229,8 @@ def _problems(error: BaseException) -> tuple[list[TritoncError], int]:
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT_ERRNOS:
         place = f"{error.filename}: " if error.filename else ""
         return [TritoncError(f"{place}{error.strerror}", _ENVIRONMENT_ERRNOS[error.errno])], 3
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # only getcwd() names no file
+        return [TritoncError("the current folder was removed", "change to one that is there")], 3
     return [TritoncError(f"{type(error).__name__}: {error}", "this is a bug in tritonc")], EXIT_BUG
 
 

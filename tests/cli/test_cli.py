@@ -230,6 +230,16 @@ def test_a_full_standard_error_leaves_the_exit_code_and_the_document() -> None:
     assert json.loads(done.stdout)["error"]["exit_code"] == 2
 
 
+@pytest.mark.parametrize("command", ["doctor", "init x.onnx"])
+def test_a_current_folder_that_was_removed_is_the_environment_s_fault(tmp_path: Path, command: str) -> None:
+    shell = f'mkdir gone && cd gone && rmdir ../gone && "$0" -m tritonc {command}'
+    done = subprocess.run(
+        ["sh", "-c", shell, sys.executable], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert done.stderr == "error: the current folder was removed; change to one that is there\n"
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 @pytest.mark.parametrize(
     ("command", "code"),
