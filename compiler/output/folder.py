@@ -17,7 +17,8 @@ Kind = Literal["file", "empty folder", "other"]
 _OF_THE_VOLUME = frozenset({"lost+found"})
 """What the root of a mounted volume may hold beside our files."""
 
-_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -72,11 +73,11 @@ def read_file(path: Path | str) -> bytes:
 
 
 @contextlib.contextmanager
-def errors_named(out: Path) -> Iterator[None]:
+def errors_named(out: Path, need: Literal["readable", "writable"] = "readable") -> Iterator[None]:
     """Turns what the system says about the output folder into what a person can act on.
 
     Raises:
-        OutputError: it is not readable or not writable.
+        OutputError: it is not what is needed, or no folder can be there.
         SetupError: the disk is full.
     """
     try:
@@ -85,7 +86,10 @@ def errors_named(out: Path) -> Iterator[None]:
         place = err.filename or out
         if err.errno in _DISK_FULL:
             raise SetupError(f"{out}: {err.strerror}; nothing was changed", "free some disk space") from err
-        if err.errno in _NOT_WRITABLE:
-            hint = "make it writable, or name another folder with -o"
-            raise OutputError(f"{out}: is not writable ({place}: {err.strerror})", hint) from err
+        if err.errno in _NO_PERMISSION:
+            hint = f"make it {need}, or name another folder with -o"
+            raise OutputError(f"{out}: is not {need} ({place}: {err.strerror})", hint) from err
+        if err.errno in _NO_PLACE:
+            what = f"{out}: cannot be used ({place}: {err.strerror})"
+            raise OutputError(what, "name another folder with -o") from err
         raise

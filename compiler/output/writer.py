@@ -48,7 +48,7 @@ def write_repository(
     """
     made = [folder for folder in (out.parent, *out.parent.parents) if not folder.exists()]
     try:
-        with errors_named(out):
+        with errors_named(out, "writable"):
             out.parent.mkdir(parents=True, exist_ok=True)
             with swap.locked(out.parent):
                 return _write_locked(repository, out, weights, durable)

@@ -375,7 +375,17 @@ OUTPUTS = [
         ("build: is a symbolic link that leads nowhere", "-o"),
         prepare=lambda p: p.path("build").symlink_to("nowhere"),
     ),
-    Wrong("output below a file", ("spec.yaml",), args=("build", "-o", "{folder}/spec.yaml/build")),
+    Wrong(
+        "output below a file",
+        ("spec.yaml/build: Not a directory); name another folder with -o",),
+        args=("build", "-o", "{folder}/spec.yaml/build"),
+    ),
+    Wrong("output where none can be", ("/proc/x: No such file", "-o"), args=("build", "-o", "/proc/x")),
+    Wrong(
+        "candidates below a file",
+        ("spec.yaml: File exists", "-o"),
+        args=("candidates", "-o", "{folder}/spec.yaml/c", "--limit", "1"),
+    ),
     Wrong(
         "foreign file beside the targets", ("did not write: mine.txt", "-o"), prepare=out_holds("mine.txt")
     ),

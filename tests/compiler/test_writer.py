@@ -409,13 +409,13 @@ class TestDiskFull:
 
 @pytest.fixture
 def as_anyone() -> list[str]:
-    """What to put before a command so that it may not write where modes forbid it."""
+    """What to put before a command so that it may not read or write where modes forbid it."""
     setpriv = shutil.which("setpriv")
     if os.geteuid() != 0:
         return []
     if not setpriv:
-        pytest.skip("root may write everywhere, and there is no setpriv to give that up")
-    return [setpriv, "--bounding-set=-dac_override"]
+        pytest.skip("root may read and write everywhere, and there is no setpriv to give that up")
+    return [setpriv, "--bounding-set=-dac_override,-dac_read_search"]
 
 
 def test_a_writable_folder_in_one_that_is_not_is_written(tmp_path: Path, as_anyone: list[str]) -> None:
@@ -435,6 +435,15 @@ def test_a_folder_that_is_not_writable_is_named(tmp_path: Path, as_anyone: list[
     assert result.returncode == 2, result.stderr
     assert "is not writable" in result.stdout
     assert names(parent) == []
+
+
+def test_a_file_that_is_not_readable_is_named(tmp_path: Path, as_anyone: list[str]) -> None:
+    out = tmp_path / "cpu"
+    write_repository(repository({"a/config.pbtxt": b"a"}), out)
+    (out / "a/config.pbtxt").chmod(0)
+    result = child("write_repository(repository({'a/config.pbtxt': b'a'}), OUT)", out, *as_anyone)
+    assert result.returncode == 2, result.stderr
+    assert f"is not readable ({out}/a/config.pbtxt: Permission denied); make it readable" in result.stdout
 
 
 class TestMountPoint:
