@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from tritonc.schemas.errors import did_you_mean, found, shortened
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 KeyPath = tuple[str | int, ...]
 
@@ -104,7 +107,10 @@ def _problem(details: ErrorDetails, model: type[BaseModel]) -> Problem:
     if details["type"] == "value_error":
         return Problem(key_path, f"{name} is {found(value)}", f"it {context['error']}")
     if details["type"] in ("too_short", "string_too_short"):
-        return Problem(key_path, f"{name} is empty", "fill it, or leave the key out")
+        field = _fields(parents).get(str(key_path[-1]))
+        is_required = field is not None and field.is_required()
+        hint = "fill it" if is_required else "fill it, or leave the key out"
+        return Problem(key_path, f"{name} is empty", hint)
     limits = {key: int(x) if isinstance(x, float) and x.is_integer() else x for key, x in context.items()}
     phrase = _PHRASES.get(details["type"])
     hint = f"it must be {phrase.format_map(limits)}" if phrase else details["msg"]
@@ -191,9 +197,9 @@ def _inner(types: Iterable[Any], index: int) -> tuple[Any, ...]:
     return tuple(get_args(kind)[index] for kind in _bare(types) if get_args(kind))
 
 
-def _fields(types: Iterable[Any]) -> set[str]:
+def _fields(types: Iterable[Any]) -> dict[str, FieldInfo]:
     models = (kind for kind in _bare(types) if isinstance(kind, type) and issubclass(kind, BaseModel))
-    return {name for kind in models for name in kind.model_fields}
+    return {name: field for kind in models for name, field in kind.model_fields.items()}
 
 
 def _literals(types: Iterable[Any]) -> tuple[Any, ...]:
