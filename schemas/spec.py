@@ -147,7 +147,11 @@ def _input_data(value: object) -> object:
         )
     for key in value:
         if key not in _DATA_KEYS:
-            raise problem(f'unknown key "{key}" in {{field}}', did_you_mean(str(key), _DATA_KEYS), at=(key,))
+            raise problem(
+                f'unknown key "{shortened(str(key))}" in {{field}}',
+                did_you_mean(str(key), _DATA_KEYS),
+                at=(key,),
+            )
     if len(value) != 1:
         raise problem(
             f"{{field}} has {len(value)} sources of data", f"it must have one of: {', '.join(_DATA_KEYS)}"
