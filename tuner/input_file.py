@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import binascii
 import json
-import zipfile
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -53,18 +52,10 @@ def read_samples(path: Path, tensor: Tensor, dims: tuple[int, ...]) -> Array:
 
 
 def _from_npz(path: Path, tensor: Tensor) -> Array:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            names = list(arrays.files)
-            name = tensor.name if tensor.name in names else names[0] if len(names) == 1 else None
-            if name is None:
-                raise InputFileError(f'it has no array "{tensor.name}"', f"it has {', '.join(sorted(names))}")
-            array: Array = arrays[name]
-    except (OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as err:
-        raise InputFileError(f"it is not a readable .npz file: {err}", "write it with numpy.savez") from err
+    array = _array_in(path, tensor.name)
     wanted = numpy_type(tensor.dtype)
     if tensor.dtype == "TYPE_STRING" and array.dtype.kind in "US":
-        texts = [text if isinstance(text, bytes) else str(text).encode() for text in array.ravel().tolist()]
+        texts = [text if isinstance(text, bytes) else _utf8(text, tensor) for text in array.ravel().tolist()]
         return np.array(texts, object).reshape(array.shape)
     if array.dtype != wanted:
         raise InputFileError(
@@ -72,6 +63,28 @@ def _from_npz(path: Path, tensor: Tensor) -> Array:
             f'convert it: array.astype("{wanted}")' if tensor.dtype != "TYPE_STRING" else "use dtype S or U",
         )
     return array
+
+
+def _array_in(path: Path, wanted: str) -> Array:
+    """The array of that name, or the only one."""
+    hint = "write it with numpy.savez"
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise TypeError("it is a .npy file, as numpy.save writes it")
+        with loaded as arrays:
+            names = list(arrays.files)
+            name = wanted if wanted in names else names[0] if len(names) == 1 else None
+            found = None if name is None else arrays[name]
+    except Exception as err:  # zipfile, its decompressors and numpy raise errors of a dozen types
+        raise InputFileError(
+            f"it is not a readable .npz file: {str(err) or type(err).__name__}", hint
+        ) from err
+    if name is None:
+        raise InputFileError(f'it has no array "{wanted}"', f"it has {', '.join(sorted(names))}")
+    if not isinstance(found, np.ndarray):
+        raise InputFileError(f'"{name}" in it is no array', hint)
+    return found
 
 
 def _from_json(path: Path, tensor: Tensor, dims: tuple[int, ...]) -> Array:
@@ -126,8 +139,16 @@ def _flat(value: Any, tensor: Tensor) -> Array:
     if not all(_is_value(item, tensor.dtype) for item in content):
         raise InputFileError(f'a value for "{tensor.name}" is not of {tensor.dtype}')
     if tensor.dtype == "TYPE_STRING":
-        return np.array([text.encode() for text in content], object)
+        return np.array([_utf8(text, tensor) for text in content], object)
     return np.array(content, numpy_type(tensor.dtype))
+
+
+def _utf8(text: str, tensor: Tensor) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as err:
+        what = f'a text for "{tensor.name}" has no UTF-8: {err.reason} at character {err.start + 1}'
+        raise InputFileError(what, "write bytes that are no text as b64, or in an array of dtype S") from err
 
 
 def _is_value(item: object, dtype: str) -> bool:

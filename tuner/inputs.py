@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Mapping
@@ -226,6 +227,8 @@ def _checked_range(dtype: str, ends: tuple[float, float]) -> tuple[float, float]
         raise _DataError(f"the range of a {dtype} input has whole numbers as ends", "", "range")
     for end in ends:
         _require_fits(dtype, end, "range")
+    if not math.isfinite(high - low):
+        raise _DataError(f"from {low:g} to {high:g} is wider than {dtype} goes", "halve both ends", "range")
     return ends
 
 

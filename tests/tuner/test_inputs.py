@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -64,6 +66,28 @@ def npz(tmp_path: Path, **arrays: Any) -> bytes:
     path = tmp_path / "made.npz"
     np.savez(path, **arrays)
     return path.read_bytes()
+
+
+def npy(array: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def archive(compression: int = zipfile.ZIP_STORED, damage: bytes = b"", **members: bytes) -> bytes:
+    """A zip file; `damage` takes the place of its first compressed bytes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as written:
+        for name, content in members.items():
+            written.writestr(name, content)
+    begin = 30 + len(next(iter(members)))
+    return file.getvalue()[:begin] + damage + file.getvalue()[begin + len(damage) :]
+
+
+def encrypted(content: bytes) -> bytes:
+    """A zip file that says of its only member that it is encrypted."""
+    entry = content.index(b"PK\1\2")
+    return content[:6] + b"\1" + content[7 : entry + 8] + b"\1" + content[entry + 9 :]
 
 
 def test_random_inputs_are_the_same_every_time_and_differ_between_samples(project: MakeProject) -> None:
@@ -184,6 +208,11 @@ def test_the_load_file_of_large_inputs_holds_few_samples(project: MakeProject, t
         ("{x: {file: type.npz}}", "file", "float64, but the input is TYPE_FP32"),
         ("{x: {file: shape.npz}}", "file", "has shape [3]"),
         ("{x: {file: names.npz}}", "file", 'no array "x"'),
+        ("{x: {file: npy.npz}}", "file", "it is a .npy file"),
+        ("{x: {file: deflate.npz}}", "file", "not a readable .npz file: Error -3 while decompressing"),
+        ("{x: {file: lzma.npz}}", "file", "not a readable .npz file: "),
+        ("{x: {file: encrypted.npz}}", "file", "is encrypted"),
+        ("{x: {file: other.npz}}", "file", '"x" in it is no array'),
         ("{x: {file: bad.json}}", "file", "not JSON"),
         ("{x: {file: list.json}}", "file", 'no list "data"'),
         ("{x: {file: none.json}}", "file", 'no data for "x"'),
@@ -201,6 +230,11 @@ def test_wrong_data_is_reported_at_its_key(
         "type.npz": npz(tmp_path, x=np.zeros(4)),
         "shape.npz": npz(tmp_path, x=np.zeros(3, np.float32)),
         "names.npz": npz(tmp_path, a=np.zeros(4), b=np.zeros(4)),
+        "npy.npz": npy(np.zeros(4, np.float32)),
+        "deflate.npz": archive(zipfile.ZIP_DEFLATED, b"\xff" * 9, x=npy(np.zeros(4, np.float32))),
+        "lzma.npz": archive(zipfile.ZIP_LZMA, b"\0" * 30, x=npy(np.zeros(4, np.float32))),
+        "encrypted.npz": encrypted(archive(x=npy(np.zeros(4, np.float32)))),
+        "other.npz": archive(x=b"no array"),
         "bad.json": b"{",
         "list.json": b"[]",
         "none.json": b'{"data": [{"y": [1]}]}',
@@ -219,6 +253,25 @@ def test_integers_have_whole_ranges_within_their_type(project: MakeProject) -> N
     assert "whole numbers" in problem_of(project, "{x: {range: [0, 1.5]}}", model).what
     assert "outside of TYPE_UINT8" in problem_of(project, "{x: {range: [0, 256]}}", model).what
     assert "outside of TYPE_UINT8" in problem_of(project, "{x: {constant: -1}}", model).what
+
+
+def test_a_range_is_no_wider_than_the_type(project: MakeProject) -> None:
+    error = problem_of(project, "{x: {range: [-1.7e+308, 1.7e+308]}}", models.identity(TensorProto.DOUBLE))
+    assert "from -1.7e+308 to 1.7e+308 is wider than TYPE_FP64 goes; halve both ends" in str(error)
+    assert error.location.line == 7
+
+
+def test_half_a_character_is_no_text(project: MakeProject, tmp_path: Path) -> None:
+    text = np.array(["\ud800", "b", "c", "d"])
+    files = {
+        "half.json": b'{"data": [{"x": ["\\ud800", "b", "c", "d"]}]}',
+        "half.npz": npz(tmp_path, x=text),
+    }
+    for name in files:
+        model = models.identity(TensorProto.STRING)
+        error = problem_of(project, f"{{x: {{file: {name}}}}}", model, files)
+        assert f'{name}: a text for "x" has no UTF-8' in error.what
+        assert "b64" in error.hint
 
 
 def test_booleans_and_texts_have_no_range(project: MakeProject) -> None:
