@@ -6,7 +6,7 @@ import json
 import math
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tritonc.compiler.models.source import path_of_source
 from tritonc.compiler.project import Project, measuring_shapes
 from tritonc.compiler.signature import OPEN, Tensor
 from tritonc.schemas.errors import InputErrors, ModelFileError, SpecError
+from tritonc.schemas.request_batch import sizes_of
 from tritonc.schemas.spec import ConstantData, InputData, RandomData
 from tritonc.tuner.input_file import InputFileError, read_samples
 from tritonc.tuner.tensor_types import FLOATS, INTEGERS, encoded, largest, numpy_type
@@ -30,6 +31,8 @@ _SAMPLE_BYTES = 32 << 20
 """Samples of one input take no more memory than this; at least two are made."""
 _LOAD_BYTES = 4 << 20
 """The load generator gets as many samples as fit, at least one: it parses the file anew for every window."""
+_MESSAGE_BYTES = 2 << 30
+"""What gRPC carries at once is smaller: protobuf counts the bytes of a message in 31 bits."""
 _WORDS = ("apple", "river", "stone", "cloud")
 _DEFAULT_RANGES: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(FLOATS, (0.0, 1.0)),
@@ -150,7 +153,8 @@ def read_inputs(
     shapes = measuring_shapes(project, model, own)
     signature = project.served_signature(model)
     declared = project.spec.asked_of(model).data
-    errors: list[SpecError] = []
+    if errors := list(_too_large(project, model, shapes)):
+        raise InputErrors(errors)
     found: list[InputSamples] = []
     for tensor in signature.inputs:
         try:
@@ -165,6 +169,22 @@ def read_inputs(
     if errors:
         raise InputErrors(errors)
     return Inputs(tuple(found), signature.has_batch_axis)
+
+
+def _too_large(project: Project, model: str, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[SpecError]:
+    """Inputs of which a request holds more than can be sent, or made here."""
+    workloads = project.spec.asked_of(model).workloads
+    rows = max(sizes_of(workload.request_batch)[-1] for workload in workloads)
+    for tensor in project.served_signature(model).inputs:
+        element = np.zeros(1, numpy_type(tensor.dtype))
+        size = rows * math.prod(shapes[tensor.name]) * len(encoded(element, tensor.dtype))
+        if size >= _MESSAGE_BYTES:
+            yield project.spec_file.error(
+                (*project.spec.keys_of(model), "shapes", tensor.name),
+                f"one request of {tensor.name} would have {size / 2**30:.3g} GiB, more than the 2 GiB "
+                f"that gRPC can carry: {rows} x {list(shapes[tensor.name])} of {tensor.dtype}",
+                "make shapes: smaller (in the model file where that fixes them), or request_batch",
+            )
 
 
 class _DataError(Exception):

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from onnx import TensorProto
 
-from tests.conftest import ProjectFolder
-from tests.models import mlp, text_recognition
+from tests.conftest import Content, ProjectFolder
+from tests.models import conv, identity, mlp, text_recognition
 from tritonc.compiler.project import open_project
 from tritonc.schemas.errors import SetupError
 from tritonc.tuner.hardware import Gpu, this_machine
@@ -112,6 +113,41 @@ def test_an_open_dimension_is_an_error_with_its_place(p: ProjectFolder):
     assert done.exit_code == 2
     assert "spec.yaml:4:3" in done.stderr
     assert "shapes:" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "more", "message"),
+    [
+        (
+            conv(),
+            "    shapes: {image: [3, 48, 99999999]}\n",
+            "spec.yaml:6:21: one request of image would have 53.6 GiB, more than the 2 GiB that gRPC can",
+        ),
+        (
+            conv(),
+            "    shapes: {image: [3, 8192, 4096]}\n    workload: {request_batch: 8}\n",
+            "spec.yaml:6:21: one request of image would have 3 GiB",
+        ),
+        (
+            identity(TensorProto.INT8, ("batch", 10**12)),
+            "",
+            "spec.yaml:4:3: one request of x would have 931 GiB",
+        ),
+        (
+            identity(TensorProto.INT8, ("batch", 10**12, 10**12)),
+            "",
+            "spec.yaml:4:3: one request of x would have",
+        ),
+    ],
+)
+def test_a_request_that_grpc_cannot_carry_is_an_error_with_its_place(
+    p: ProjectFolder, file: Content, more: str, message: str
+):
+    p.write("models/mlp.onnx", file)
+    p.write("spec.yaml", SPEC.replace("targets:", f"{more}targets:"))
+    done = p.run("tune", "--dry-run")
+    assert done.exit_code == 2
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(
