@@ -121,7 +121,7 @@ class Comparison:
         said = [error**2 for contender in contenders for error in contender.errors.values()]
         before = ALIKE if said else 0.0
         squares = float(residuals @ residuals) + (before * median(said) if said else 0.0)
-        self._freedom = before + len(cells) - int(np.linalg.matrix_rank(design))
+        self._freedom = before + len(cells) - (int(np.linalg.matrix_rank(design)) if cells else 0)
         self._variance = squares / self._freedom if self._freedom else math.inf
         self._comparisons = max(1, len(contenders) - 1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from tritonc.compiler.candidate import Candidate
@@ -190,3 +191,20 @@ def test_finalists_that_differ_by_what_could_matter_are_not_settled():
     assert not is_settled([base, one, other], [one, other])
     assert is_settled([base, one], [one])
     assert is_settled([base], [base])
+
+
+def test_contenders_of_which_nothing_was_measured_are_compared_too(monkeypatch: pytest.MonkeyPatch):
+    rank = np.linalg.matrix_rank
+
+    def rank_in_numpy_1(matrix):
+        if not matrix.size:
+            raise ValueError("zero-size array to reduction operation maximum which has no identity")
+        return rank(matrix)
+
+    monkeypatch.setattr(np.linalg, "matrix_rank", rank_in_numpy_1)
+    base = contender("baseline", role="baseline", slo_met=False, violation=1.0)
+    other = contender("other", slo_met=False, violation=1.0)
+    verdict = decide([base, other])
+    assert verdict.chosen is base
+    assert verdict.noise is None
+    assert hopeless([base, other]) == ()
