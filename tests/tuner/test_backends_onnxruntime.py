@@ -187,6 +187,11 @@ GPU = "instance_group { count: 1 kind: KIND_GPU gpus: [0] } "
         ("model_transaction_policy { decoupled: true }", "decoupled"),
         ('default_model_filename: "other.onnx"', "there is no other.onnx"),
         ('instance_group { kind: KIND_CPU host_policy: "numa" }', "instance_group.host_policy"),
+        (
+            "instance_group { kind: KIND_CPU secondary_devices { kind: KIND_NVDLA } } "
+            "instance_group { kind: KIND_CPU }",
+            "instance_group.secondary_devices",
+        ),
     ],
 )
 def test_a_key_that_is_not_honoured_fails_the_load_with_its_reason(

@@ -155,12 +155,8 @@ def _refuse_unhonoured(config: Mapping[str, Any]) -> None:
                 "enable", True
             )
         fields["cc_model_filenames"] = config.get("cc_model_filenames")
-    for each in groups:
-        fields["instance_group.profile"] = fields.get("instance_group.profile") or each.get("profile")
-        fields["instance_group.host_policy"] = fields.get("instance_group.host_policy") or each.get(
-            "host_policy"
-        )
-        fields["instance_group.secondary_devices"] = each.get("secondary_devices")
+    for field in ("profile", "host_policy", "secondary_devices"):
+        fields[f"instance_group.{field}"] = any(group.get(field) for group in groups)
     for each in config.get("input", []):
         fields[f"input {each['name']}: allow_ragged_batch"] = each.get("allow_ragged_batch")
         fields[f"input {each['name']}: is_shape_tensor"] = each.get("is_shape_tensor")
