@@ -64,6 +64,19 @@ def dump_lock(lock: Lock) -> str:
     return _HEADER + canonical_yaml(_plain(lock))
 
 
+def require_lock_writable(path: Path) -> None:
+    """Checks, without touching anything, that a lock can be written to `path`.
+
+    Raises:
+        OutputError: its folder is not writable, or it is a link into a folder that is not there.
+    """
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {path}: there is no folder {folder}", "make it, or remove the link")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {path}: {folder} is not writable", "make it writable")
+
+
 def write_lock(path: Path, lock: Lock) -> None:
     """Replaces the file at `path`, keeping its permissions; a crash leaves the old file or the new one.
 

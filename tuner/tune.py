@@ -13,7 +13,7 @@ from tritonc.compiler.project import Project, require_tuned
 from tritonc.compiler.selection import check_lock
 from tritonc.schemas.errors import InputErrors, SetupError
 from tritonc.schemas.lock import Decision, Lock
-from tritonc.schemas.lock_file import read_lock, write_lock
+from tritonc.schemas.lock_file import read_lock, require_lock_writable, write_lock
 from tritonc.schemas.measurement import EngineInfo
 from tritonc.tuner.coverage import NOTHING_COVERED, Coverage, coverage
 from tritonc.tuner.demand import read_demands
@@ -110,7 +110,7 @@ def tune(
         SetupError: no engine, no load generator, a package is missing, a full disk, or another tune in this
             project.
         LockError: the lock beside the spec cannot be read, or is that of another spec (without `fresh`).
-        OutputError: the output folder holds files that tritonc did not write.
+        OutputError: the lock cannot be written, or the output folder holds files that tritonc did not write.
     """
     require_tune_extra()
     require_sampler_extra(settings.sampler)
@@ -120,6 +120,7 @@ def tune(
     lock = read_lock(project.spec_file.lock_path)
     if not settings.fresh:
         check_lock(project, lock)
+    require_lock_writable(project.spec_file.lock_path)
     require_writable(compile_targets(project, None, targets), project.spec.name, out)
     with _alone_in(state):
         job = Job(project, plan, settings, engine, observer, state)

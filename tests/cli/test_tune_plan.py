@@ -235,6 +235,21 @@ def test_a_broken_lock_is_found_before_anything_is_measured(p: ProjectFolder):
     assert not p.path(".tritonc").exists()
 
 
+def test_a_lock_that_cannot_be_written_is_found_before_anything_is_measured(p: ProjectFolder):
+    lock, elsewhere = p.path("spec.lock.yaml"), p.path("elsewhere")
+    lock.symlink_to(elsewhere / "spec.lock.yaml")
+    done = p.run("tune")
+    assert done.exit_code == 2
+    assert f"cannot write {lock}: there is no folder {elsewhere}; make it, or remove the link" in done.stderr
+    assert not p.path(".tritonc").exists()
+    lock.unlink()
+    lock.mkdir()
+    done = p.run("tune")
+    assert done.exit_code == 2
+    assert str(lock) in done.stderr
+    assert not p.path(".tritonc").exists()
+
+
 def test_help_has_an_example_and_a_unit_for_the_timeout(p: ProjectFolder):
     text = " ".join(p.run("tune", "--help").stdout.split())
     assert "Example: tritonc tune" in text

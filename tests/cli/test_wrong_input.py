@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -522,28 +524,36 @@ def test_every_mistake_of_a_spec_is_reported_at_once(project: Any) -> None:
     assert places == ["6", "10", "12"]
 
 
-def test_an_output_folder_that_is_not_writable(project: Any) -> None:
-    import subprocess
-    import sys
-
-    p: ProjectFolder = project({"spec.yaml": SPEC, "models/mlp.onnx": mlp()})
+def run_without_privileges(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    """`tritonc ARGS` as somebody who may not write everywhere."""
     setpriv = shutil.which("setpriv")
     if os.geteuid() == 0 and not setpriv:
         pytest.skip("root may write everywhere, and there is no setpriv to give that up")
     prefix = [str(setpriv), "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+    command = [*prefix, sys.executable, "-m", "tritonc", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_an_output_folder_that_is_not_writable(project: Any) -> None:
+    p: ProjectFolder = project({"spec.yaml": SPEC, "models/mlp.onnx": mlp()})
     closed = p.path("closed")
     closed.mkdir(mode=0o555)
-    command = [
-        sys.executable,
-        "-m",
-        "tritonc",
-        "build",
-        str(p.path("spec.yaml")),
-        "-o",
-        str(closed / "build"),
-    ]
-    done = subprocess.run([*prefix, *command], capture_output=True, text=True, check=False, timeout=60)
+    done = run_without_privileges("build", p.path("spec.yaml"), "-o", closed / "build")
     assert done.returncode == 2, done.stderr
     assert "is not writable" in done.stderr
     assert "-o" in done.stderr
     assert list(closed.iterdir()) == []
+
+
+def test_a_folder_that_the_lock_cannot_be_written_to_is_found_before_anything_is_measured(
+    project: Any,
+) -> None:
+    p: ProjectFolder = project({"spec.yaml": SPEC, "models/mlp.onnx": mlp()})
+    state = p.path(".tritonc")
+    state.mkdir()
+    p.folder.chmod(0o555)
+    done = run_without_privileges("tune", p.path("spec.yaml"))
+    assert done.returncode == 2, done.stderr
+    lock = p.path("spec.lock.yaml")
+    assert f"cannot write {lock}: {p.folder} is not writable; make it writable" in done.stderr
+    assert list(state.iterdir()) == []
