@@ -18,6 +18,7 @@ from tritonc.schemas.errors import SetupError
 from tritonc.schemas.measurement import Failure
 from tritonc.tuner.capacity import Capacity
 from tritonc.tuner.promise import SMALL_GAIN, Promise
+from tritonc.tuner.record_store import remedy
 from tritonc.tuner.search import Observation
 from tritonc.tuner.trial import Origin, Outcome, Trial
 
@@ -206,7 +207,7 @@ def optuna_at(path: Path | None) -> Iterator[None]:
         said = str(err.__cause__ or err).splitlines()[0]  # the lines after it are SQLAlchemy's advertisement
         raise SetupError(
             f"the study in {path} cannot be read or written: {said}",
-            "free some space, let no other program use it, or move it away to start a new one",
+            remedy(said, "move it away to start a new one"),
         ) from err
 
 

@@ -106,5 +106,12 @@ class RecordStore:
         except sqlite3.Error as err:
             raise SetupError(
                 f"the measurements in {self._path} cannot be read or written: {err}",
-                "free some space, let no other program use it, or move it away: the trials are elsewhere",
+                remedy(str(err), "move it away: the trials are elsewhere"),
             ) from err
+
+
+def remedy(said: str, last: str) -> str:
+    """What to do about what SQLite said of a file, and `last` where nothing else helps."""
+    if "readonly" in said or "unable to open" in said:
+        return "make it and its folder writable"
+    return f"free some space, let no other program use it, or {last}"

@@ -318,7 +318,8 @@ def _alone_in(state: Path) -> Iterator[None]:
         ) from err
     except OSError as err:
         raise SetupError(
-            f"{state} cannot be written: {err.strerror or err}", "tune keeps its trials there"
+            f"{state} cannot be written: {err.strerror or err}",
+            "make it a folder that can be: tune keeps its trials there",
         ) from err
     try:
         yield

@@ -202,10 +202,13 @@ def test_a_second_tune_in_a_project_exits_3(p: ProjectFolder):
 
 
 def test_a_state_folder_that_cannot_be_written_exits_3(p: ProjectFolder):
-    p.write(".tritonc", "a file")
-    done = p.run("tune")
-    assert done.exit_code == 3
-    assert ".tritonc cannot be written: File exists" in done.stderr
+    state = p.write(".tritonc", "a file")
+    for _ in range(2):
+        done = p.run("tune")
+        assert done.exit_code == 3
+        assert ".tritonc cannot be written: File exists; make it a folder that can be" in done.stderr
+        state.unlink()
+        state.symlink_to("nowhere/else")
 
 
 def test_nothing_is_fetched_for_a_local_engine_that_is_not_there(

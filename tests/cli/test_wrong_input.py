@@ -21,6 +21,7 @@ from tests.locks import decision, lock
 from tests.models import conv, fixed_batch, identity, mlp, two_inputs, write_with_external_data
 from tritonc.compiler.project import open_project
 from tritonc.schemas.lock_file import dump_lock
+from tritonc.tuner.optuna_storage import open_study
 
 SPEC = """\
 apiVersion: tritonc/v1
@@ -557,3 +558,14 @@ def test_a_folder_that_the_lock_cannot_be_written_to_is_found_before_anything_is
     lock = p.path("spec.lock.yaml")
     assert f"cannot write {lock}: {p.folder} is not writable; make it writable" in done.stderr
     assert list(state.iterdir()) == []
+
+
+@pytest.mark.triton
+def test_studies_that_are_read_only_are_to_be_made_writable(project: Any) -> None:
+    p: ProjectFolder = project({"spec.yaml": SPEC, "models/mlp.onnx": mlp()})
+    storage = p.path(".tritonc/optuna.db")
+    open_study(storage, "another one")
+    storage.chmod(0o444)
+    done = run_without_privileges("tune", p.path("spec.yaml"))
+    assert done.returncode == 3, done.stderr
+    assert "attempt to write a readonly database; make it and its folder writable" in done.stderr
