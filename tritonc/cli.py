@@ -37,6 +37,7 @@ import importlib
 import io
 import itertools
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -280,8 +281,19 @@ def _nowhere() -> TextIO:
     return Path(os.devnull).open("w", encoding="utf-8", errors="backslashreplace")
 
 
+def _interrupted(*_: object) -> NoReturn:
+    """Ends the command in order, which may take a few seconds; Ctrl-C once more hurries and breaks nothing.
+
+    Ignored, as the interpreter takes every other handler away before it is gone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main() -> NoReturn:
     """Entry point of the console script."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted)
     # None is what Python makes of a stream that the caller has closed.
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()

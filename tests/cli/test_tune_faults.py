@@ -446,6 +446,18 @@ def test_ctrl_c_at_every_stage_keeps_what_is_finished_and_leaves_nothing(p: Proj
     assert logged(p) == ["FINISHED"]
 
 
+def test_ctrl_c_again_and_again_breaks_nothing(p: ProjectFolder):
+    with announced(p, 1, TEST_HOLD="store:1") as tune:
+        tune.wait_for(is_event("LoadStarted step"))
+        while tune.process.poll() is None:
+            tune.interrupt()
+            time.sleep(0.05)
+        assert tune.end() == 130, tune.text
+    assert "finished trials are kept" in tune.text
+    assert "Traceback" not in tune.text
+    assert_clean(p)
+
+
 def interrupted_at(p: ProjectFolder, stage: str, *, done: int) -> None:
     """Ctrl-C when a stage is about to begin; `done` trials are kept."""
     with announced(p, 1, TEST_HOLD=stage) as tune:
