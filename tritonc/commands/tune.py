@@ -150,7 +150,7 @@ def command(
         with _terminated_as_interrupted(), watching(output) as observer:
             result = tune(project, plan, settings, engine=engine, observer=observer)
     except KeyboardInterrupt:
-        output.note("interrupted: the server is stopped, finished trials are kept; to go on, run it again:")
+        output.note("the server is stopped, finished trials are kept; to go on, run it again:")
         output.note(f"  {typed_command(click.get_current_context(), 'fresh')}")
         raise
     output.result(result_document(result), result_text(result))
