@@ -155,7 +155,7 @@ def added(trials: list[Trial], told: Told) -> Trial:
     """The new last of `trials`; in the place of the earlier one where the candidate was measured again."""
     known = {trial.candidate: index for index, trial in enumerate(trials)}
     index = known.get(told.candidate, len(trials))
-    trial = Trial(index + 1, told.candidate, told.outcome, told.origin, told.seconds)
+    trial = Trial(index + 1, told.candidate, told.outcome, told.origin, told.seconds, told.number)
     trials[index : index + 1] = [trial]
     return trial
 

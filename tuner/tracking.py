@@ -51,6 +51,9 @@ LEAVING_S = 5.0
 _PARAMETER_LENGTH = 6000
 """MLflow refuses longer values of parameters."""
 
+TOLD = "tritonc.told"
+"""The tag of a trial's run that says which of a candidate's trials it is (`Trial.told`)."""
+
 Kind = Literal["trial", "confirmation"]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -150,7 +153,7 @@ class Tracking:
         self._parent: Run | None = None
         self._problem = ""
         self._folder = folder
-        self._logged: frozenset[str] = frozenset()
+        self._logged: frozenset[tuple[str, int]] = frozenset()
         self._thread: threading.Thread | None = None
         self._is_off = False
 
@@ -209,8 +212,8 @@ class Tracking:
         return self._parent.info.run_id if self._parent else None
 
     @property
-    def logged(self) -> frozenset[str]:
-        """Ids of the candidates whose trials the study's parent run had when it was opened."""
+    def logged(self) -> frozenset[tuple[str, int]]:
+        """The trials that the study's parent run had when it was opened: candidates' ids with `TOLD`."""
         self.settle()
         return self._logged
 
@@ -233,7 +236,8 @@ class Tracking:
                 client.set_terminated(run.info.run_id, "KILLED")
         trials = (run for run in runs if run.data.tags["tritonc.kind"] == "trial")
         ended = (run for run in trials if run.info.status in ("FINISHED", "FAILED"))
-        self._logged = frozenset(run.data.tags["tritonc.candidate"] for run in ended)
+        of_ended = (run.data.tags for run in ended)
+        self._logged = frozenset((each["tritonc.candidate"], int(each.get(TOLD, 0))) for each in of_ended)
         self._parent = found
 
     def _continued_or_new(self, client: MlflowClient, study: str, name: str) -> Run:

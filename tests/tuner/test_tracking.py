@@ -92,7 +92,7 @@ def test_a_resumed_study_continues_its_parent_and_knows_what_is_logged(tracking:
     tracking.close_study("KILLED")
     again = Tracking(tmp_path / "state", uri=None, experiment="ocr", warn=pytest.fail)
     again.open_study("study-1", "mlp on cpu", {})
-    assert again.logged == {"aaaaaaaaaa"}
+    assert again.logged == {("aaaaaaaaaa", 0)}
     assert again.parent_run == tracking.parent_run
     again.open_study("study-2", "mlp on gpu", {})
     assert again.logged == frozenset()
