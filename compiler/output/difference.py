@@ -52,7 +52,7 @@ def require_own(repository: Repository, out: Path) -> None:
     """Checks that writing the repository to `out` would lose nothing that tritonc did not write.
 
     Raises:
-        OutputError: `out` is no folder or holds files that tritonc did not write.
+        OutputError: `out` is no folder, has a damaged manifest, or holds files that tritonc did not write.
     """
     with errors_named(out):
         present = content_of(out)
@@ -64,6 +64,8 @@ def require_own(repository: Repository, out: Path) -> None:
             if kind == "other"
             or (kind == "file" and path not in own and not _is_as_compiled(repository, out, path))
         ]
+    if foreign == [MANIFEST_PATH.name] and len(present) > 1:  # the rest is as compiled
+        raise OutputError(f"{out / MANIFEST_PATH} is damaged", "delete it, and run tritonc again")
     if foreign:
         shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
         raise OutputError(

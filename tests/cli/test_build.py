@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,31 @@ class TestCheck:
         assert done.exit_code == 1
         assert "-max_batch_size: 4\n+max_batch_size: 8\n" in done.stdout
         assert config.read_text() == edited
+
+    @pytest.mark.parametrize("damage", [lambda text: text + "x\n", lambda _: "", "<<<<<<< ours\n".__add__])
+    def test_a_damaged_manifest_is_to_be_deleted(
+        self, p: ProjectFolder, damage: Callable[[str], str]
+    ) -> None:
+        ok(p)
+        manifest = p.path("build/cpu/manifest.json")
+        manifest.write_text(damage(manifest.read_text()))
+        advice = f"{manifest} is damaged; delete it, and run tritonc again\n"
+        checked = p.run("build", "--check")
+        assert (checked.exit_code, checked.stdout.endswith(f"\n{advice}")) == (1, True)
+        refused = p.run("build")
+        assert refused.exit_code == 2
+        assert f"error: {advice}" in refused.stderr
+        manifest.unlink()
+        ok(p)
+
+    def test_what_build_would_refuse_is_said(self, p: ProjectFolder) -> None:
+        ok(p)
+        p.write("build/cpu/notes.txt", "mine")
+        done = p.run("build", "--check")
+        assert done.exit_code == 1
+        assert done.stdout.endswith(
+            "did not write: notes.txt; move them away, or name another folder with -o\n"
+        )
 
     def test_a_changed_spec_is_noticed(self, p: ProjectFolder) -> None:
         ok(p)

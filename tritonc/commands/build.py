@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from tritonc.compiler.build import (
+    Repositories,
     check_targets,
     compile_targets,
     left_over_targets,
@@ -16,10 +17,10 @@ from tritonc.compiler.build import (
     write_targets,
 )
 from tritonc.compiler.output.difference import Difference, WeightsMode
-from tritonc.compiler.project import open_project
+from tritonc.compiler.project import Project, open_project
 from tritonc.compiler.selection import accept_stale
 from tritonc.output import Output
-from tritonc.schemas.errors import TritoncError, did_you_mean
+from tritonc.schemas.errors import OutputError, TritoncError, did_you_mean
 from tritonc.schemas.lock_file import read_lock, write_lock
 from tritonc.schemas.spec import Spec
 from tritonc.typed import typed_command
@@ -93,8 +94,11 @@ def command(
         output.note(f"note: {notice}")
     document = {"out": str(folder), "check": check, "slo_met": slo_met, "notices": notices}
     files = [_document(target, difference) for target, difference in _flat(changes)]
-    again = typed_command(click.get_current_context(), "check")
-    text = render_check(folder, changes, again) if check else render_build(folder, changes, names)
+    if check:
+        again = typed_command(click.get_current_context(), "check")
+        text = render_check(folder, changes, _refusal(repositories, project, folder) or f"next: {again}")
+    else:
+        text = render_build(folder, changes, names)
     if not slo_met:
         text += "\nexit code 1: a model's SLO is not met by anything that was measured (see the notes)"
     output.result({**document, "differences": files}, text)
@@ -127,13 +131,13 @@ def render_build(folder: Path, changes: Changes, targets: Iterable[str]) -> str:
     return "\n".join([*lines, f"next: review {folder} and commit it; each server.args says how to serve it"])
 
 
-def render_check(folder: Path, changes: Changes, build: str) -> str:
+def render_check(folder: Path, changes: Changes, next_step: str) -> str:
     """How the folder differs from what would be written: a unified diff where there is text.
 
     Args:
         folder: as it is shown.
         changes: the differences by target.
-        build: the command that writes what was compared.
+        next_step: the line that says how what was compared gets written.
     """
     if not changes:
         return f"{folder} is up to date"
@@ -142,7 +146,16 @@ def render_check(folder: Path, changes: Changes, build: str) -> str:
         lines.append(f"{difference.kind} {folder / target / difference.path}")
         if difference.diff:
             lines.append(difference.diff.rstrip("\n"))
-    return "\n".join([*lines, f"next: {build}"])
+    return "\n".join([*lines, next_step])
+
+
+def _refusal(repositories: Repositories, project: Project, folder: Path) -> str:
+    """What stands in the way of writing the repositories; empty if nothing does."""
+    try:
+        require_writable(repositories, project.spec.name, folder)
+    except OutputError as refusal:
+        return str(refusal)
+    return ""
 
 
 def _flat(changes: Changes) -> Iterator[tuple[str, Difference]]:
