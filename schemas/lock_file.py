@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tritonc.schemas.errors import (
 )
 from tritonc.schemas.lock import SCHEMA_VERSION, Configuration, Lock
 from tritonc.schemas.problems import problems_of
-from tritonc.schemas.yaml_source import parse_yaml, read_bytes
+from tritonc.schemas.yaml_source import YamlSource, parse_yaml, read_bytes
 
 MAX_BYTES = 128 * 2**20
 """Largest lock that is read: 1,000 models on 2 targets need about 8 MiB."""
@@ -120,11 +121,8 @@ def _canonical_data(content: bytes) -> dict[str, Any] | None:
 def _read_as_yaml(content: bytes, path: Path) -> Lock:
     try:
         source = parse_yaml(content, path)
-        version = source.data.get("schema_version") if isinstance(source.data, dict) else None
-        if version != SCHEMA_VERSION or isinstance(version, bool):
-            place = source.location(("schema_version",))
-            what = f"{place}: schema_version is {found(version)}; this tritonc reads {SCHEMA_VERSION}"
-            raise LockError(what, "use the tritonc that wrote it, or delete the lock and run: tritonc tune")
+        if isinstance(source.data, dict):
+            _check_version(source.data, source)
         if source.problems:
             raise InputErrors(source.problems)
         return Lock.model_validate(source.data, strict=True)
@@ -132,6 +130,16 @@ def _read_as_yaml(content: bytes, path: Path) -> Lock:
         raise LockError(str(InputErrors(source.errors(problems_of(error, Lock)))), _WHAT_TO_DO) from None
     except InputErrors as error:
         raise LockError(str(error), _WHAT_TO_DO) from error
+
+
+def _check_version(data: Mapping[str, Any], source: YamlSource) -> None:
+    place = source.location(("schema_version",))
+    if "schema_version" not in data:
+        raise LockError(f'{place}: the file has no "schema_version"', _WHAT_TO_DO)
+    version = data["schema_version"]
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        what = f"{place}: schema_version is {found(version)}; this tritonc reads {SCHEMA_VERSION}"
+        raise LockError(what, "use the tritonc that wrote it, or delete the lock and run: tritonc tune")
 
 
 def _plain(value: Any, *, exact: bool = False) -> Any:

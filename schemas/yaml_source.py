@@ -7,6 +7,7 @@ and stops at the first token past a limit. Scalars follow YAML 1.2's core schema
 from __future__ import annotations
 
 import hashlib
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ def parse_yaml(content: bytes, path: Path, *, nouns: Mapping[str, str] | None = 
         place = (before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1)
         _fail(path, place, f"character U+{ord(text[error.position]):04X} is not allowed in YAML", "remove it")
     except MarkedYAMLError as error:
-        _fail_malformed(path, error)
+        _fail_malformed(path, text, error)
     except (YAMLError, ValueError, OverflowError) as error:
         # ruamel.yaml lets ValueError out on escapes past Unicode ("\UFFFFFFFF") and on odd %YAML directives
         _fail(path, builder.last, f"this is not valid YAML: {error}", _LOOK)
@@ -178,7 +179,14 @@ _SLIPS = (
 """What ruamel.yaml's scanner and parser say about common slips, and what a person needs to hear."""
 
 
-def _fail_malformed(path: Path, error: MarkedYAMLError) -> NoReturn:
+_CONFLICT = re.compile(r"^([<|=>])\1{6}(?: |$)", re.MULTILINE)
+"""A line with which git marks a side of a merge conflict."""
+
+
+def _fail_malformed(path: Path, text: str, error: MarkedYAMLError) -> NoReturn:
+    if conflict := _CONFLICT.search(text):
+        place = (text.count("\n", 0, conflict.start()) + 1, 1)
+        _fail(path, place, "a merge conflict is not resolved", "keep what is right, and remove git's marks")
     problem = str(error.problem or error.context)
     marks = (error.problem_mark, error.context_mark)
     slip = next(

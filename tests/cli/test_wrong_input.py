@@ -312,7 +312,7 @@ LOCKS = [
         prepare=locked(edited("schema_version: 1", "schema_version: 99")),
     ),
     Wrong("lock that is no YAML", (LOCK_PLACE,), prepare=locked(lambda _: "{")),
-    Wrong("empty lock", ("spec.lock.yaml",), prepare=locked(lambda _: "\n")),
+    Wrong("empty lock", (LOCK_PLACE, "the file is empty"), prepare=locked(lambda _: "\n")),
     Wrong(
         "lock of another spec",
         ("spec.lock.yaml", 'the lock of "other"'),

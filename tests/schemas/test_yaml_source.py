@@ -67,6 +67,10 @@ def test_scalars_follow_the_core_schema_of_yaml_1_2(text: str, value: object) ->
             '1:5: this is not valid YAML: a second ": " stands in this line; quote a value that contains one',
         ),
         (b"a: 1\nfoo\nb: 2\n", '2:1: this is not valid YAML: this line has no ":"; write "key: value"'),
+        (
+            b"a: 1\n<<<<<<< HEAD\nb: 2\n=======\nb: 3\n>>>>>>> main\n",
+            "2:1: a merge conflict is not resolved; keep what is right, and remove git's marks",
+        ),
         (b'x: 1\na: "abc\n', "2:4: this is not valid YAML: this quoted text never ends; close the quote"),
         (
             b"a:\n  b: 1\n c: 2\n",
