@@ -141,8 +141,13 @@ def _without_silence(stretch: Stretch, least: int) -> Stretch:
     """A stretch repeated until something arrives in each part of the window; three times is enough."""
     for times in range(least, least + _PARTS):
         window = stretch.repeated(times)
-        place = window.times_s / window.length_s * _PARTS
-        early = np.floor(place[place % 1 <= _IN_TIME])
-        if len(np.unique(early)) == _PARTS:
+        if not is_silent(window.times_s, window.length_s):
             return window
     return stretch.repeated(_PARTS * math.ceil(least / _PARTS))
+
+
+def is_silent(times_s: Floats, window_s: float) -> bool:
+    """Whether nothing is sent in some part of the window, or nothing that may be answered within it."""
+    place = times_s / window_s * _PARTS
+    early = np.floor(place[(place % 1 <= _IN_TIME) & (place < _PARTS)])
+    return len(np.unique(early)) < _PARTS

@@ -30,7 +30,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,8 +42,8 @@ import numpy.typing as npt
 
 from tritonc.schemas.errors import LoadGeneratorError
 from tritonc.schemas.measurement import ClosedLoad, Load, OpenLoad, Trace
-from tritonc.schemas.request_batch import BatchMix
-from tritonc.tuner.arrivals import Arrivals
+from tritonc.schemas.request_batch import BatchMix, BatchShare
+from tritonc.tuner.arrivals import Arrivals, is_silent
 from tritonc.tuner.inputs import Inputs
 from tritonc.tuner.objective import Percentile
 from tritonc.tuner.request_mix import RequestMix
@@ -76,6 +76,7 @@ _NO_COMPLETIONS = (
     # It looks for the version whose counts have grown within the window, and none has.
     "failed to find the requested model version",
 )
+_SAW_TOO_FEW = ("too_slow", "deadline")  # it waits for the next request that is planned
 _REQUEST_ERRORS = ("had error", "Failed to retrieve results")
 _NO_CONNECTION = (
     "failed to connect",
@@ -180,17 +181,19 @@ class PerfAnalyzer:
         mix = load.request_batch
         if isinstance(mix, int):
             return put(load, schedule.window_s, schedule.times_s)
-        pool = ThreadPoolExecutor(len(mix))
+        shared_out = zip(mix, load_of_each(load, mix), arrivals.shared_out(schedule, mix), strict=True)
+        sent = {share: (one, times_s) for share, one, times_s in shared_out if len(times_s)}
+        pool = ThreadPoolExecutor(len(sent))
         try:
-            windows = [
-                pool.submit(put, one, schedule.window_s, times_s)
-                for one, times_s in zip(
-                    load_of_each(load, mix), arrivals.shared_out(schedule, mix), strict=True
-                )
-            ]
-            return _merged(load, mix, [window.result() for window in windows])
+            running = {
+                share: pool.submit(put, one, schedule.window_s, times_s)
+                for share, (one, times_s) in sent.items()
+            }
+            found = {share: window.result() for share, window in running.items()}
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C stops the server, which ends the load
+        rare = {share for share, (_, times_s) in sent.items() if is_silent(times_s, schedule.window_s)}
+        return _merged(load, mix, found, rare)
 
     def _put(
         self,
@@ -211,7 +214,7 @@ class PerfAnalyzer:
                 *("-r", str(_WINDOWS), "-s", "1000000"),
                 *("-b", str(load.request_batch), "--input-data", str(data.file), *data.shape_arguments),
                 *("--profile-export-file", str(export), "-f", str(Path(folder, _CSV)), "--verbose-csv"),
-                *_load_arguments(load, planned, Path(folder), data.open_threads),
+                *_load_arguments(load, planned, window_s, Path(folder), data.open_threads),
             ]
             before_s = self._ahead_s()
             code, output = self._execute(arguments, deadline_s)
@@ -259,9 +262,13 @@ class PerfAnalyzer:
                 process.wait()
 
 
-def _load_arguments(load: Load, planned: Floats, folder: Path, open_threads: int) -> list[str]:
+def _load_arguments(
+    load: Load, planned: Floats, window_s: float, folder: Path, open_threads: int
+) -> list[str]:
     if isinstance(load, ClosedLoad):
         return ["--concurrency-range", str(load.concurrency), "--max-threads", "1"]
+    if planned[-1] < _STRETCH * window_s:  # after the last interval it begins again with the first
+        planned = np.append(planned, 2 * window_s)
     ticks = np.round(planned * 1e6).astype(np.int64)
     intervals = np.maximum(1, np.diff(ticks, prepend=0))
     file = folder / "intervals"
@@ -320,20 +327,37 @@ def _result(
     return whole if whole.is_late else replace(whole, delayed=False, warnings=())
 
 
-def _merged(load: OpenLoad, mix: BatchMix, found: Sequence[Window | NoWindow]) -> Window | NoWindow:
-    """One window of what was seen of requests of each size."""
-    windows = [each for each in found if isinstance(each, Window)]
-    if len(windows) < len(found):
-        return next(each for each in found if isinstance(each, NoWindow))
-    if any(each.summary is not None for each in windows):
+def _merged(
+    load: OpenLoad,
+    mix: BatchMix,
+    found: Mapping[BatchShare, Window | NoWindow],
+    rare: Collection[BatchShare] = (),
+) -> Window | NoWindow:
+    """One window of what was seen of requests of each size.
+
+    Args:
+        load: of all requests.
+        mix: of `load`.
+        found: of each size that was sent.
+        rare: sizes of which a third of the window was to see no request: that none was answered in it says
+            nothing of the server.
+    """
+    windows = {share: each for share, each in found.items() if isinstance(each, Window)}
+    for share, each in found.items():
+        if isinstance(each, NoWindow) and not (windows and share in rare and each.reason in _SAW_TOO_FEW):
+            return each
+    if any(each.summary is not None for each in windows.values()):
         return NoWindow(
             "generator", "of requests of several sizes perf_analyzer has to export each one, as 2.43 does"
         )
-    whole = merged(load, mix, windows)
+    whole = merged(load, tuple(windows), tuple(windows.values()))
     if whole is None:
         return NoWindow("generator", "the load generators of several sizes did not send at once")
     if not len(whole.send_s):
         return NoWindow("too_slow", "nothing was completed while requests of all sizes were sent")
+    if unseen := [str(share.size) for share in mix if share not in windows]:
+        warning = f"requests of {', '.join(unseen)} were too rare to be seen in every window"
+        return replace(whole, warnings=(*whole.warnings, warning))
     return whole
 
 

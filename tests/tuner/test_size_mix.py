@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tuner.conftest import Served
+from tests import models
+from tests.tuner.conftest import Served, config_pbtxt
 from tests.tuner.test_request_mix import SAYS_SHAPES, inputs_of
 from tests.tuner.test_sample import sample
 from tritonc.schemas.measurement import OpenLoad
@@ -20,7 +21,7 @@ from tritonc.schemas.spec import OpenWorkload
 from tritonc.tuner.arrivals import Arrivals
 from tritonc.tuner.engines import engine_named
 from tritonc.tuner.loads import closed_load, load_to_hold
-from tritonc.tuner.perf_analyzer import LoadData, NoWindow, _merged, perf_analyzer_at
+from tritonc.tuner.perf_analyzer import LoadData, NoWindow, _load_arguments, _merged, perf_analyzer_at
 from tritonc.tuner.sample import pooled
 from tritonc.tuner.size_mix import load_of_each, merged
 from tritonc.tuner.window import Summary, Window
@@ -83,12 +84,27 @@ def test_load_generators_that_did_not_send_at_once_show_nothing() -> None:
 def test_without_a_window_of_each_size_there_is_none() -> None:
     one, other = window(1, 50.0, 0.1, 0.2), window(4, 50.0, 0.1, 0.3)
     killed = NoWindow("generator", "perf_analyzer was ended by signal 9")
-    assert _merged(LOAD, MIX, [one, killed]) is killed
+    assert _merged(LOAD, MIX, dict(zip(MIX, [one, killed], strict=True)), rare=MIX) is killed
     summed = replace(other, summary=Summary(9, 4.0, {"p99": 3.0}))
     late, silent = replace(other, began_s=50.7), window(4, 50.3, 0.98)
-    found = [_merged(LOAD, MIX, [one, each]) for each in (other, summed, late, silent)]
+    found = [
+        _merged(LOAD, MIX, dict(zip(MIX, [one, each], strict=True))) for each in (other, summed, late, silent)
+    ]
     reasons = [each.reason if isinstance(each, NoWindow) else None for each in found]
     assert reasons == [None, "generator", "generator", "too_slow"]
+
+
+def test_a_size_that_is_too_rare_to_be_seen_does_not_spoil_the_window_of_others() -> None:
+    seen, unseen = window(1, 50.0, 0.1, 0.2), NoWindow("too_slow", "no valid requests")
+    found = dict(zip(MIX, [seen, unseen], strict=True))
+    assert _merged(LOAD, MIX, found) is unseen
+    for sizes in (found, {MIX[0]: seen}):  # sent too rarely, and not at all
+        whole = _merged(LOAD, MIX, sizes, rare=MIX[1:])
+        assert isinstance(whole, Window)
+        assert whole.sizes.tolist() == [1, 1]
+        assert whole.warnings == ("requests of 4 were too rare to be seen in every window",)
+    nothing = dict.fromkeys(MIX, unseen)
+    assert _merged(LOAD, MIX, nothing, rare=MIX) is unseen
 
 
 def test_a_window_in_which_nothing_was_completed_is_empty() -> None:
@@ -152,3 +168,34 @@ def test_a_real_server_gets_the_sizes_in_the_proportion_of_their_weights(
     assert found.offered_rate == pytest.approx(200, rel=0.1)
     assert Counter(found.sizes.tolist())[4.0] / len(found.sizes) == pytest.approx(0.25, abs=0.06)
     assert pooled([sample(found)]).throughput.value == pytest.approx(200 * 1.75, rel=0.1)
+
+
+def test_what_is_sent_is_not_begun_again_within_the_window(tmp_path: Path) -> None:
+    _load_arguments(LOAD, np.array([0.1, 0.3]), 1.0, tmp_path, 1)
+    assert (tmp_path / "intervals").read_text().split() == ["100000", "200000", "1700000"]
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize(("seed", "requests"), [(6, (6, 6)), (10, (7, 4, 1))])
+def test_a_window_is_no_longer_where_a_size_has_few_requests_or_none(
+    served: Served, tmp_path: Path, seed: int, requests: tuple[int, ...]
+) -> None:
+    mix = (BatchShare(weight=8, size=1), BatchShare(size=2), BatchShare(size=4))
+    load = OpenLoad(rate=2, distribution="constant", request_batch=mix)
+    times = Arrivals(seed).shared_out(Arrivals(seed).schedule(load, 3.0), mix)
+    assert tuple(len(each) for each in times if len(each)) == requests
+    proto = models.mlp()
+    name = served.load(proto, config_pbtxt(proto, max_batch_size=4))
+    binary, env = engine_named("embedded").perf_analyzer()
+    found = perf_analyzer_at(binary, env).run(
+        served.server.grpc_address,
+        name,
+        load,
+        3.0,
+        LoadData.of(inputs_of(4), tmp_path),
+        arrivals=Arrivals(seed),
+    )
+    assert isinstance(found, Window)
+    assert found.duration_s == pytest.approx(3, rel=0.2)
+    assert found.warnings == ("requests of 2, 4 were too rare to be seen in every window",)
+    assert served.server.statistics(name).requests <= sum(requests)
