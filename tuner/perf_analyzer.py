@@ -267,8 +267,9 @@ def _load_arguments(
 ) -> list[str]:
     if isinstance(load, ClosedLoad):
         return ["--concurrency-range", str(load.concurrency), "--max-threads", "1"]
-    if planned[-1] < _STRETCH * window_s:  # after the last interval it begins again with the first
-        planned = np.append(planned, 2 * window_s)
+    end_s = _STRETCH * window_s
+    if planned[-1] < end_s:  # after the last interval it begins again with the first
+        planned = np.append(planned, end_s)
     ticks = np.round(planned * 1e6).astype(np.int64)
     intervals = np.maximum(1, np.diff(ticks, prepend=0))
     file = folder / "intervals"
