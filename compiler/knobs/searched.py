@@ -62,9 +62,13 @@ def searched(project: Project, facts: Facts) -> tuple[dict[str, Named], list[Spe
             continue
         refusals = [(value, place, one.knob.refuse_value(facts, value)) for value, place in one.values]
         legal = tuple((value, place) for value, place, against in refusals if not against)
+        places: dict[str, list[KeyPath]] = {}
         for value, place, against in refusals:
             if against and not (legal and _legal_somewhere(known, one.key_path[:-1], name, value)):
-                problems.append(_error(project, place, f"{name}: {against}"))
+                places.setdefault(against, []).append(place)
+        for against, refused in places.items():
+            others = f", as for {len(refused) - 1:,} more values" if len(refused) > 1 else ""
+            problems.append(_error(project, refused[0], f"{name}: {against}{others}"))
         if legal:
             named[name] = Named(one.knob, one.key_path, legal)
     return named, problems
@@ -154,10 +158,19 @@ def _legal_somewhere(known: _Identity, scope: KeyPath, name: str, value: KnobVal
 
     It is remembered: each of a thousand models asks the same about the spec's own `search:`.
     """
+    everywhere = _facts_with(known, scope, name)
+    return any(value is None or not CATALOGUE[name].refuse_value(facts, value) for facts in everywhere)
+
+
+@lru_cache(maxsize=64)
+def _facts_with(known: _Identity, scope: KeyPath, name: str) -> tuple[Facts, ...]:
+    """The facts of every model and target that a `search:` speaks to where the knob is legal."""
     project, knob = known.project, CATALOGUE[name]
     spec = project.spec_file.spec
     models = [m for m, model in spec.models.items() if name not in model.search]
+    found: list[Facts] = []
     for model in models if scope == ("search",) else (str(scope[1]),):
+        parsed = dict(_parsed(project, model, []))
         for target in spec.targets:
             if target_problems(project.spec_file, target):
                 continue
@@ -165,8 +178,6 @@ def _legal_somewhere(known: _Identity, scope: KeyPath, name: str, value: KnobVal
                 facts = facts_for(project, model, target)
             except SpecError:
                 continue
-            if not _refusal(knob, facts, dict(_parsed(project, model, []))) and (
-                value is None or not knob.refuse_value(facts, value)
-            ):
-                return True
-    return False
+            if not _refusal(knob, facts, parsed):
+                found.append(facts)
+    return tuple(found)

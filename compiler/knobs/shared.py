@@ -102,7 +102,7 @@ def _refuse_count(facts: Facts, value: KnobValue) -> str:
     most = max(facts.instances_that_fit(kind) or 0 for kind in facts.kinds.values())
     return (
         f"the weights of model {facts.model} ({facts.weights_bytes / 2**20:.0f} MiB) fit {most} times "
-        f"into the memory of target {facts.target}, not {value} times"
+        f"into the memory of target {facts.target}, not more often"
     )
 
 
