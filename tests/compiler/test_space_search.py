@@ -1,6 +1,5 @@
 """What `search:` may say, and what it is told when it may not."""
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -275,8 +274,6 @@ def test_weights_that_do_not_fit_once_are_an_error(tmp_path: Path) -> None:
 
 def test_values_refused_for_one_reason_are_one_line(tmp_path: Path) -> None:
     text = spec_of({}, {**CPU, "memory": "1GiB"}, {"instance_count": list(range(1, 10_001))})
-    before_s = time.process_time()
     found = problems(tmp_path, text, size_bytes=2**29)
-    assert time.process_time() - before_s < 20, "a minute where each value is checked against all others"
     assert len(found) == 1
     assert found[0].endswith("into the memory of target t, not more often, as for 9,997 more values")
