@@ -230,10 +230,9 @@ def _next(result: TuneResult) -> list[str]:
     locked = f"The lock is {lock}, the repository {repository}."
     lines = ["", locked if result.decisions else "Nothing was locked.", "Next:"]
     if result.decisions:
-        files = shlex.join([lock, out])
+        new, diff = ["git", "add", "-N", lock, out], ["git", "diff", lock, out]  # shows what is new, too
         check = ["tritonc", "build", *_spec_argument(result.spec_path), "--check"]
-        lines.append(f"  git add -N {files} && git diff {files}")  # shows what is new to git, too
-        lines.append(f"  {shlex.join(check)}")
+        lines += [f"  {shlex.join(words)}" for words in (new, diff, check)]
     if result.tracking_uri.startswith("sqlite:"):
         database = _short(Path(result.tracking_uri.removeprefix("sqlite:///")))
         lines.append(f"  {shlex.join(['mlflow', 'ui', '--backend-store-uri', f'sqlite:///{database}'])}")

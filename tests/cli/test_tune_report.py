@@ -82,7 +82,8 @@ def test_what_changed_and_how_sure_it_is_is_said(decided: Decision):
 def test_the_next_commands_can_be_typed(decided: Decision):
     text = text_of(result_of(decided))
     for command in (
-        "git add -N spec.lock.yaml build && git diff spec.lock.yaml build",
+        "git add -N spec.lock.yaml build",
+        "git diff spec.lock.yaml build",
         "tritonc build --check",
         "mlflow ui --backend-store-uri sqlite:///.tritonc/mlflow.db",
     ):
