@@ -76,7 +76,6 @@ _NO_COMPLETIONS = (
     # It looks for the version whose counts have grown within the window, and none has.
     "failed to find the requested model version",
 )
-_SAW_TOO_FEW = ("too_slow", "deadline")  # it waits for the next request that is planned
 _REQUEST_ERRORS = ("had error", "Failed to retrieve results")
 _NO_CONNECTION = (
     "failed to connect",
@@ -345,7 +344,7 @@ def _merged(
     """
     windows = {share: each for share, each in found.items() if isinstance(each, Window)}
     for share, each in found.items():
-        if isinstance(each, NoWindow) and not (windows and share in rare and each.reason in _SAW_TOO_FEW):
+        if isinstance(each, NoWindow) and not (windows and share in rare and each.reason == "too_slow"):
             return each
     if any(each.summary is not None for each in windows.values()):
         return NoWindow(

@@ -103,6 +103,8 @@ def test_a_size_that_is_too_rare_to_be_seen_does_not_spoil_the_window_of_others(
         assert isinstance(whole, Window)
         assert whole.sizes.tolist() == [1, 1]
         assert whole.warnings == ("requests of 4 were too rare to be seen in every window",)
+    hung = NoWindow("deadline", "it did not answer")
+    assert _merged(LOAD, MIX, dict(zip(MIX, [seen, hung], strict=True)), rare=MIX) is hung
     nothing = dict.fromkeys(MIX, unseen)
     assert _merged(LOAD, MIX, nothing, rare=MIX) is unseen
 
