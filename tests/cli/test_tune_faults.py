@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import resource
 import shutil
+import signal
 import socket
 import sqlite3
 import sys
@@ -446,12 +448,15 @@ def test_ctrl_c_at_every_stage_keeps_what_is_finished_and_leaves_nothing(p: Proj
     assert logged(p) == ["FINISHED"]
 
 
-def test_ctrl_c_again_and_again_breaks_nothing(p: ProjectFolder):
+@pytest.mark.parametrize("numbers", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)])
+def test_ctrl_c_again_and_again_breaks_nothing(p: ProjectFolder, numbers: tuple[signal.Signals, ...]):
     with announced(p, 1, TEST_HOLD="store:1") as tune:
         tune.wait_for(is_event("LoadStarted step"))
-        while tune.process.poll() is None:
-            tune.interrupt()
+        for number in itertools.cycle(numbers):
+            tune.process.send_signal(number)
             time.sleep(0.05)
+            if tune.process.poll() is not None:
+                break
         assert tune.end() == 130, tune.text
     assert "finished trials are kept" in tune.text
     assert "Traceback" not in tune.text
