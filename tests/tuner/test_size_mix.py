@@ -189,15 +189,13 @@ def test_a_window_is_no_longer_where_a_size_has_few_requests_or_none(
     proto = models.mlp()
     name = served.load(proto, config_pbtxt(proto, max_batch_size=4))
     binary, env = engine_named("embedded").perf_analyzer()
-    found = perf_analyzer_at(binary, env).run(
-        served.server.grpc_address,
-        name,
-        load,
-        3.0,
-        LoadData.of(inputs_of(4), tmp_path),
-        arrivals=Arrivals(seed),
-    )
+    generator, data = perf_analyzer_at(binary, env), LoadData.of(inputs_of(4), tmp_path)
+    for _ in range(3):  # on a busy machine a third of a window may see none of seven requests
+        before = served.server.statistics(name)
+        found = generator.run(served.server.grpc_address, name, load, 3.0, data, arrivals=Arrivals(seed))
+        if isinstance(found, Window):
+            break
     assert isinstance(found, Window)
     assert found.duration_s == pytest.approx(3, rel=0.2)
     assert found.warnings == ("requests of 2, 4 were too rare to be seen in every window",)
-    assert served.server.statistics(name).requests <= sum(requests)
+    assert served.server.statistics(name).since(before).requests <= sum(requests)
