@@ -5,10 +5,10 @@
 Tunes a copy of the project from scratch (default: a small MLP of its own), so that the person's own lock and
 studies stay as they are. "own" is what is left: tritonc itself, and asking the server how it is. The whole
 tune, confirmation and build included, is compared with what it could not do without: loading each candidate
-and three windows of load. Thinking is asking for a candidate and taking in what came of it. CPU is that of
-this process, all its threads included, from the start of the load generator until its report is read.
-Exits 1 where the tune takes more than twice what it could not do without, tritonc thinks for 0.5 s or more a
-trial, or uses 3% of a core or more while load runs.
+and three windows of load. Thinking is asking for a candidate and taking in what came of it; logging is
+telling MLflow of it. CPU is that of this process, all its threads included, from the start of the load
+generator until its report is read. Exits 1 where the tune takes more than twice what it could not do without,
+tritonc thinks for 0.5 s or more or logs for 0.3 s or more a trial, or uses 3% of a core or more under load.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ from tritonc.tuner.events import Event, SearchEnded, TrialFinished
 from tritonc.tuner.optuna_search import OptunaSearch
 from tritonc.tuner.perf_analyzer import PerfAnalyzer
 from tritonc.tuner.plan import Settings, plan_of
+from tritonc.tuner.tracking import Tracking
 from tritonc.tuner.trial import Trial
 from tritonc.tuner.tune import tune
 from tritonc.tuner.under_load import WINDOW_S
 
 WALL_LIMIT = 2.0
 THINKING_LIMIT_S = 0.5
+LOGGING_LIMIT_S = 0.3
 CPU_LIMIT = 0.03
 WINDOWS = 3
 
@@ -78,11 +80,12 @@ class Spent:
 
 @dataclass
 class Meter:
-    """Watches a tuning job: its trials, how long it thinks, and the CPU this process uses under load."""
+    """Watches a tuning job: its trials, how long it thinks and logs, and this process's CPU under load."""
 
     trials: list[Trial] = field(default_factory=list)
     search_s: float = 0.0
     thinking: Spent = field(default_factory=Spent)
+    logging: Spent = field(default_factory=Spent)
     load: Spent = field(default_factory=Spent)
     _began: float = field(default_factory=time.monotonic)
 
@@ -99,6 +102,7 @@ class Meter:
         with (
             patch.object(OptunaSearch, "ask", self.thinking.counted(OptunaSearch.ask)),
             patch.object(OptunaSearch, "tell", self.thinking.counted(OptunaSearch.tell)),
+            patch.object(Tracking, "log_trial", self.logging.counted(Tracking.log_trial)),
             patch.object(PerfAnalyzer, "run", self.load.counted(PerfAnalyzer.run)),
         ):
             yield
@@ -168,10 +172,12 @@ def report(meter: Meter, decisions: Sequence[Decision], total_s: float) -> int:
     thinking_s = meter.thinking.wall_s / len(meter.trials)
     print(f"all / (loads + {WINDOWS} windows a trial): {total_s / needed_s:.2f} (limit {WALL_LIMIT:g})")
     print(f"thinking: {thinking_s:.2f} s a trial (limit {THINKING_LIMIT_S:g} s)")
+    logging_s = meter.logging.wall_s / len(meter.trials)
+    print(f"logging: {logging_s:.2f} s a trial (limit {LOGGING_LIMIT_S:g} s)")
     for decision in decisions:
         print(f"{decision.model} on {decision.target}: noise {decision.noise or 0:.1%} in the confirmation")
-    is_slow = total_s > WALL_LIMIT * needed_s or thinking_s >= THINKING_LIMIT_S
-    return int(is_slow or cpu_share >= CPU_LIMIT)
+    is_slow = thinking_s >= THINKING_LIMIT_S or logging_s >= LOGGING_LIMIT_S
+    return int(is_slow or total_s > WALL_LIMIT * needed_s or cpu_share >= CPU_LIMIT)
 
 
 if __name__ == "__main__":
