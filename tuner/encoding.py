@@ -137,7 +137,7 @@ class Encoding:
             tuple(pairs),
             np.array(rows, np.float64).reshape(len(pairs), self.knobs + LOAD_COLUMNS),
             np.array(amounts, np.float64),
-            np.array(services, np.float64).reshape(len(pairs), 3),
+            np.array(services, np.float64).reshape(len(pairs), 5),
         )
 
 
@@ -148,14 +148,22 @@ class Law:
     Attributes:
         part: what each inference adds to the cost of an execution, relative to its start.
         scaling: exponent with which throughput grows with busy instances.
+        batches: whether requests share an execution where no knob says so.
     """
 
     part: float
     scaling: float
+    batches: bool = True
 
 
-LAWS = tuple(Law(part, scaling) for part in (0.25, 0.03, 1.0, 8.0) for scaling in (0.5, 0.0, 1.0))
-"""Those that are considered, what is expected first at the front."""
+LAWS = tuple(
+    Law(part, scaling, batches)
+    for batches in (True, False)
+    for part in (0.25, 0.03, 1.0, 8.0)
+    for scaling in (0.5, 0.0, 1.0)
+)
+"""Those that are considered, what is expected first at the front. Of equals the first is taken: what hopes
+for more, as one run at a heavy load corrects that, and the other would never be found out."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,8 +173,9 @@ class Table:
     Attributes:
         rows: one for each pair.
         amounts: logarithms of `in_flight`.
-        services: for each pair its expected gain, the batch that an execution would hold, and the instances
-            that would be busy, all logarithms; see `expected_throughput`.
+        services: for each pair its expected gain, the batch that an execution would hold and the instances
+            that would be busy, then both as they would be if requests shared none where no knob says so, all
+            logarithms; see `expected_throughput`.
     """
 
     pairs: tuple[Pair, ...]
@@ -176,7 +185,8 @@ class Table:
 
     def expected_throughput(self, law: Law) -> Floats:
         """Logarithms, but for a constant: an execution costs a start and a part for each inference."""
-        gain, batch, busy = self.services.T
+        gain = self.services[:, 0]
+        batch, busy = self.services[:, 1:3].T if law.batches else self.services[:, 3:].T
         return np.asarray(gain + batch - np.log1p(law.part * np.exp(batch)) + law.scaling * busy)
 
     def at(self, places: Sequence[int]) -> Table:
@@ -246,7 +256,7 @@ class Service:
 
     Attributes:
         instances: executions that can run at once.
-        batch: inferences that an execution can hold.
+        batch: inferences that an execution can hold; infinite where no knob says.
         delay_us: how long a batch that is not full waits for more.
         gain: of its categories, expected before anything is measured.
     """
@@ -269,7 +279,7 @@ class Service:
             return cls(1.0, float(request_batch), 0.0, gain)
         of_each = _prefixes(values) or [""]
         counts = [_number(values.get(f"{of}instance_count"), 1.0) for of in of_each]
-        batches = [_number(values.get(f"{of}effective_batch"), float(request_batch)) for of in of_each]
+        batches = [_batch(values, of, request_batch) for of in of_each]
         delays = [values.get(f"{of}max_queue_delay_microseconds") for of in of_each]
         places = sum(count * batch for count, batch in zip(counts, batches, strict=True))
         return cls(
@@ -282,20 +292,32 @@ class Service:
     def formed(self, load: Load) -> float:
         """Inferences that an execution holds when those in flight spread over the instances."""
         if load.kind != "closed":
-            return self.batch
+            return self._batch(load)
         return min(self.batch, max(load.mean_request_batch, in_flight(load) / self.instances))
 
     def columns(self, load: Load) -> list[float]:
         """The columns of a load; see `Encoding.table`."""
-        amount = in_flight(load)
-        logs = (amount, amount / (self.instances * self.batch), load.mean_request_batch, self.formed(load))
-        left = amount % self.batch / amount if load.kind == "closed" else 1.0
+        amount, batch = in_flight(load), self._batch(load)
+        logs = (amount, amount / (self.instances * batch), load.mean_request_batch, self.formed(load))
+        left = amount % batch / amount if load.kind == "closed" else 1.0
         waiting = left * math.log2(1 + self.delay_us) / _DELAY_RANGE
         return [*(math.log2(value) / _LOAD_RANGE for value in logs), waiting]
 
     def basis(self, load: Load) -> list[float]:
         """What `Table.expected_throughput` is made of, for one load."""
         if load.kind != "closed":
-            return [math.log(in_flight(load)), 0.0, 0.0]
+            return [math.log(in_flight(load)), 0.0, 0.0, 0.0, 0.0]
         batch = self.formed(load)
-        return [self.gain, math.log(batch), math.log(min(self.instances, in_flight(load) / batch))]
+        alone = batch if math.isfinite(self.batch) else load.mean_request_batch
+        busy, busy_alone = (min(self.instances, in_flight(load) / each) for each in (batch, alone))
+        return [self.gain, *map(math.log, (batch, busy, alone, busy_alone))]
+
+    def _batch(self, load: Load) -> float:
+        """Inferences that an execution can hold; of one request where no knob says."""
+        return self.batch if math.isfinite(self.batch) else load.mean_request_batch
+
+
+def _batch(values: Mapping[str, KnobValue], of: str, request_batch: float) -> float:
+    """Inferences that an execution of the model whose knobs begin with `of` can hold."""
+    is_unknown = f"{of}effective_batch" not in values and values.get(f"{of}dynamic_batching") is not False
+    return math.inf if is_unknown else _number(values.get(f"{of}effective_batch"), float(request_batch))

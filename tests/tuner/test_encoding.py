@@ -73,6 +73,19 @@ def test_laws_differ_in_what_batches_bring():
     assert 0 < dear < np.log(1.2)
 
 
+def test_where_no_knob_says_requests_may_share_executions_or_not():
+    pairs = [
+        (candidate(format="onnx"), ClosedLoad(concurrency=n, request_batch=b)) for n, b in ((64, 1), (1, 64))
+    ]
+    table = Encoding([pairs[0][0]]).table(pairs)
+    shared, alone = (table.expected_throughput(Law(0.25, 0.5, batches)) for batches in (True, False))
+    assert shared[0] == shared[1] == alone[1]
+    assert alone[0] < alone[1] - np.log(3)
+    unbatched = candidate(format="onnx", dynamic_batching=False)
+    table = Encoding([unbatched]).table([(unbatched, load) for _, load in pairs])
+    np.testing.assert_allclose(table.expected_throughput(Law(0.25, 0.5)), alone)
+
+
 def test_amounts():
     assert in_flight(ClosedLoad(concurrency=3, request_batch=4)) == 12
     assert in_flight(OpenLoad(rate=2.5, request_batch=4)) == 10
