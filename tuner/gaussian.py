@@ -1,8 +1,10 @@
 """One quantity over (candidate, load) pairs as a Gaussian process: scikit-learn's, with structure and priors.
 
 The structure: what a candidate changes under every load, plus what a load changes for every candidate, plus
-what is left of both together, plus noise. The priors make three measurements enough to begin with; with more
-they fade. Imports scikit-learn: import this module inside functions only.
+what is left of both together, plus what a candidate and what a pair has of its own, plus noise. Without the
+pair's own an odd load looks like noise, and then no measurement is believed. The priors make three
+measurements enough to begin with; with more they fade. Imports scikit-learn: import this module inside
+functions only.
 """
 
 from __future__ import annotations
@@ -35,9 +37,9 @@ _BIAS = 25.0  # variance of the level of a logarithm, about which nothing is kno
 _STEPS = 25  # of L-BFGS-B
 _LENGTHS = {"candidate": 1.0, "load": 1.5, "rest": 1.0}  # the columns of an Encoding are about 1 wide
 _LENGTH_SPREAD, _VARIANCE_SPREAD, _NOISE_SPREAD = 0.6, 1.0, 1.5
-"""Standard deviations of the log-normal priors."""
+"""Standard deviations of the log-normal priors; the last also of what a pair has of its own."""
 _LENGTH_BOUNDS, _VARIANCE_BOUNDS, _OWN_BOUNDS = (0.1, 20.0), (1e-5, 25.0), (1e-6, 0.25)
-_SAME = 1e-9  # squared distance of two rows of one candidate
+_SAME = 1e-9  # squared distance of two rows of one candidate, or of one pair
 _NOISE_BOUNDS = (1e-3, 100.0)  # times what is expected
 STRAY_ODDS = 1 / 29
 """One measurement in thirty is off by a factor of 1.4 to 2.3 (design/search.md, fact 5)."""
@@ -60,6 +62,8 @@ class Prior:
         load: of what the load changes.
         rest: of what is left of both together.
         own: of what each candidate has of its own, unlike its neighbours, under every load.
+        pair: of what it has under one load alone, whenever it is measured there: a batch that fits the
+            hardware's tiles, say, between two that do not.
         noise: of one measurement.
         only_low: whether a measurement that is off is so downwards. Nothing makes a server faster than it is:
             a throughput that looks too good is put down to the model, not to the measurement.
@@ -69,6 +73,7 @@ class Prior:
     load: float
     rest: float
     own: float
+    pair: float
     noise: float
     only_low: bool = False
 
@@ -84,7 +89,8 @@ class Structured(Kernel):  # type: ignore[misc]
         knobs: how many columns depend on the candidate alone; the others depend on the load.
         prior: sets the hyperparameters that are expected.
         logarithms: of the hyperparameters; those expected if None. In order: variance and lengths of each
-            of the three (the last has a single length), then the variance of the noise.
+            of the three (the last has a single length), then the variances of what a candidate has of its
+            own, of what a pair has, and of the noise.
     """
 
     def __init__(self, knobs: int, prior: Prior, logarithms: Floats | None = None) -> None:
@@ -120,13 +126,18 @@ class Structured(Kernel):  # type: ignore[misc]
         """Of `theta`."""
         lengths = [_LENGTH_BOUNDS]
         rows = [_VARIANCE_BOUNDS, *lengths * self.knobs, _VARIANCE_BOUNDS, *lengths * LOAD_COLUMNS]
-        rows += [_VARIANCE_BOUNDS, *lengths, _OWN_BOUNDS]
+        rows += [_VARIANCE_BOUNDS, *lengths, _OWN_BOUNDS, _OWN_BOUNDS]
         low, high = (factor * self.prior.noise**2 for factor in _NOISE_BOUNDS)
         return np.log([*rows, (low, high)])
 
     @property
     def own(self) -> float:
         """Variance of what each candidate has of its own."""
+        return math.exp(self.theta[-3])
+
+    @property
+    def pair(self) -> float:
+        """Variance of what each candidate has of its own under one load."""
         return math.exp(self.theta[-2])
 
     @property
@@ -145,7 +156,7 @@ class Structured(Kernel):  # type: ignore[misc]
         apart = cdist(candidates, other[:, of_candidate[-1]], "sqeuclidean")
         away = cdist(loads, other[:, of_load[-1]], "sqeuclidean")
         squares = apart[candidate_of] + away[load_of]
-        total = variance * _matern(squares / float(length[0]) ** 2)
+        total = variance * _matern(squares / float(length[0]) ** 2) + self.pair * (squares < _SAME)
         total += (_BIAS + self.own * (apart < _SAME) + _covariances(candidates, other, *of_candidate))[
             candidate_of
         ]
@@ -156,7 +167,8 @@ class Structured(Kernel):  # type: ignore[misc]
         differences = (rows[:, None, :] - rows[None, :, :]) ** 2
         noise = self.noise * np.eye(len(rows))
         own = self.own * (differences[:, :, : self.knobs].sum(axis=2) < _SAME)
-        total = _BIAS + own + noise
+        pair = self.pair * (differences.sum(axis=2) < _SAME)
+        total = _BIAS + own + pair + noise
         gradients: list[Floats] = []
         for variance, length, some in self._parts():
             scaled = differences[:, :, some] / length**2
@@ -167,12 +179,14 @@ class Structured(Kernel):  # type: ignore[misc]
             if len(length) < scaled.shape[2]:
                 by_length = by_length.sum(axis=2, keepdims=True)
             gradients += [(variance * value)[:, :, None], by_length]
-        return total, np.concatenate([*gradients, own[:, :, None], noise[:, :, None]], axis=2)
+        gradients += [own[:, :, None], pair[:, :, None], noise[:, :, None]]
+        return total, np.concatenate(gradients, axis=2)
 
     def diag(self, X: Floats) -> Floats:  # noqa: N803
         """The variances of rows, that of the noise included."""
         return np.full(
-            len(X), _BIAS + sum(variance for variance, _, _ in self._parts()) + self.own + self.noise
+            len(X),
+            _BIAS + sum(variance for variance, _, _ in self._parts()) + self.own + self.pair + self.noise,
         )
 
     def is_stationary(self) -> bool:
@@ -195,13 +209,13 @@ def expected(knobs: int, prior: Prior) -> Floats:
     parts = [
         value for variance, length in zip(variances, lengths, strict=True) for value in (variance, *length)
     ]
-    return np.log([*parts, prior.own**2, prior.noise**2])
+    return np.log([*parts, prior.own**2, prior.pair**2, prior.noise**2])
 
 
 def _spreads(knobs: int) -> Floats:
     length = [_LENGTH_SPREAD]
     rows = [_VARIANCE_SPREAD, *length * knobs, _VARIANCE_SPREAD, *length * LOAD_COLUMNS]
-    return np.array([*rows, _VARIANCE_SPREAD, *length, _VARIANCE_SPREAD, _NOISE_SPREAD])
+    return np.array([*rows, _VARIANCE_SPREAD, *length, _VARIANCE_SPREAD, _NOISE_SPREAD, _NOISE_SPREAD])
 
 
 def _alike(rows: Floats) -> tuple[Floats, npt.NDArray[np.intp]]:
@@ -289,6 +303,7 @@ class Gaussian:
         """Hyperparameters from at most `_LEARN_FROM` measurements, then all of them taken in."""
         some = np.unique(np.linspace(0, len(values) - 1, min(len(values), _LEARN_FROM)).astype(int))
         learned = _fitted(self._expected, rows[some], values[some], variances[some], _optimized)
+        learned = _likelier(learned, rows[some], values[some], variances[some])
         if len(some) == len(values):
             return learned
         return _fitted(learned.kernel_, rows, values, variances, None)
@@ -356,6 +371,20 @@ def _fitted(
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(rows, values)
     return model
+
+
+def _likelier(model: _WithPriors, rows: Floats, values: Floats, variances: Floats) -> _WithPriors:
+    """The model, or where that is likelier one in which what is a pair's own and noise change places.
+
+    They look alike but where a pair was measured twice, so that each is a local optimum.
+    """
+    low, high = model.kernel_.bounds.T
+    theta = np.clip([*model.kernel_.theta[:-2], *model.kernel_.theta[:-3:-1]], low, high)
+    if model.log_marginal_likelihood(theta) <= model.log_marginal_likelihood_value_:
+        return model
+    other = _fitted(model.kernel.clone_with_theta(theta), rows, values, variances, _optimized)
+    is_better = other.log_marginal_likelihood_value_ > model.log_marginal_likelihood_value_
+    return other if is_better else model
 
 
 def _optimized(objective: Any, begin: Floats, bounds: Floats) -> tuple[Floats, float]:

@@ -33,7 +33,6 @@ _DRAWS = 256  # of the model, to count what is to be gained; a power of two, for
 _AT_ONCE = 4000  # pairs that draws are made for: of each they take 9 kB
 _MOST = 3.0  # a logarithm: nothing promises more than twenty times the best
 _HIDDEN = math.log(2.3)  # the farthest that a measurement is off (design/search.md, fact 5)
-_OWN_SHARE = 0.5  # of the noise that is a pair's own and would be there again
 _HOPE = 0.01  # probability to keep the limits below which the least violating pair is the better choice
 _TIMES = (1, 2, 4)
 """Measurements of one pair, one after another, that are looked ahead to: one alone may be worth nothing."""
@@ -133,7 +132,7 @@ class Prospects:
         for begin in range(0, len(hopeful), _AT_ONCE):
             places = hopeful[begin : begin + _AT_ONCE]
             some = table.at([int(place) for place in places])
-            gains[places] = self._gain(some, self._as_measured(some), best, worth)
+            gains[places] = self._gain(some, self._model.predict(some), best, worth)
         return gains
 
     def of_limits(self, table: Table, standing: Standing) -> Floats:
@@ -210,14 +209,6 @@ class Prospects:
         for term in self._goals.limits.values():
             hopeful &= best_case(term, -1.0) <= 0
         return np.asarray(hopeful)
-
-    def _as_measured(self, table: Table) -> Predicted:
-        """What a measurement of each pair would show: the noise that is a pair's own would be there again."""
-        noise = self._model.noise
-        return {
-            name: (mean, np.sqrt(deviation**2 + _OWN_SHARE * noise[name] ** 2))
-            for name, (mean, deviation) in self._model.predict(table).items()
-        }
 
     def _drawn(self, table: Table, predicted: Predicted) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """What pairs (columns) are worth, and whether they keep all limits, in draws of the model (rows).

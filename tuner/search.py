@@ -334,6 +334,9 @@ class Search:
         chosen = max(with_names(untried) or askable, key=lambda pair: promised[pair])
         if untried and promised[chosen] < least:
             chosen = min(untried, key=lambda pair: (*differences(leader, pair), -promised[pair]))
+        elif promised[chosen] < least and chosen in times and len(new):
+            hopes = prospects.standing(new).worth * works * self._apart(new)
+            chosen = new.pairs[int(np.argmax(hopes))]
         is_front = len(self._goals.axes) > 1  # of which each ask sees but one direction
         rest = together(promised, askable) if self._sees_all and not untried and not is_front else math.inf
         promise = Promise(float(promised[chosen]), least, rest, self._is_confirmed)

@@ -26,14 +26,14 @@ Predicted = dict[str, tuple[Floats, Floats]]
 """Means and standard deviations by quantity, one for each pair of a table."""
 
 PRIORS: Mapping[str, Prior] = {
-    "throughput": Prior(candidate=0.5, load=0.2, rest=0.15, own=0.05, noise=0.015, only_low=True),
-    "tail": Prior(candidate=0.15, load=0.2, rest=0.15, own=0.05, noise=0.04),
-    "latency": Prior(candidate=0.5, load=0.7, rest=0.3, own=0.05, noise=0.06),
-    "memory": Prior(candidate=0.3, load=0.05, rest=0.02, own=0.01, noise=0.01),
-    "host_memory": Prior(candidate=0.3, load=0.05, rest=0.02, own=0.01, noise=0.01),
-    "energy": Prior(candidate=0.4, load=0.3, rest=0.1, own=0.02, noise=0.03),
-    "queue": Prior(candidate=0.7, load=1.0, rest=0.5, own=0.1, noise=0.1),
-    "load": Prior(candidate=0.5, load=0.01, rest=0.01, own=0.1, noise=0.1),
+    "throughput": Prior(candidate=0.5, load=0.2, rest=0.15, own=0.05, pair=0.015, noise=0.015, only_low=True),
+    "tail": Prior(candidate=0.15, load=0.2, rest=0.15, own=0.05, pair=0.04, noise=0.04),
+    "latency": Prior(candidate=0.5, load=0.7, rest=0.3, own=0.05, pair=0.04, noise=0.06),
+    "memory": Prior(candidate=0.3, load=0.05, rest=0.02, own=0.01, pair=0.005, noise=0.01),
+    "host_memory": Prior(candidate=0.3, load=0.05, rest=0.02, own=0.01, pair=0.005, noise=0.01),
+    "energy": Prior(candidate=0.4, load=0.3, rest=0.1, own=0.02, pair=0.01, noise=0.03),
+    "queue": Prior(candidate=0.7, load=1.0, rest=0.5, own=0.1, pair=0.05, noise=0.1),
+    "load": Prior(candidate=0.5, load=0.01, rest=0.01, own=0.1, pair=0.005, noise=0.1),
 }
 """Expectations by kind of quantity: configurations of one model differ by half a unit of log throughput (a
 factor of 1.6) and noise is 0.6 to 1.4% typically (design/search.md, facts 3 to 5)."""

@@ -13,6 +13,7 @@ from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement, OpenLoad
 from tritonc.schemas.spec import Pareto, Slo, SoftLimit
 from tritonc.tuner import search as search_module
+from tritonc.tuner.encoding import in_flight
 from tritonc.tuner.pareto import chebyshev, is_on_front
 from tritonc.tuner.promise import SMALL_GAIN
 from tritonc.tuner.search import CLOSED_LOADS, Observation, Search
@@ -46,6 +47,64 @@ def test_a_good_pair_is_found_within_fifteen_of_672_runs(seed: int):
     assert best is not None
     assert best.slo_met
     assert best.measurement.throughput.value >= 0.95 * best_throughput()
+
+
+def served(load: Load, rate: float) -> Measurement:
+    return measurement(load, rate, 1000 * in_flight(load) / rate)
+
+
+@pytest.mark.parametrize("is_batched", [True, False])
+def test_whether_requests_share_executions_is_found_out_where_no_knob_says(is_batched: bool):
+    """As in tables whose configurations differ in other things: batches of clients, or many clients."""
+    loads = [ClosedLoad(concurrency=1, request_batch=2**step) for step in range(8)]
+    loads += [ClosedLoad(concurrency=clients) for clients in range(16, 257, 16)]
+
+    def outcome(one: Candidate, load: Load) -> Measurement:
+        assert isinstance(load, ClosedLoad)
+        speed = {"a": 1.0, "b": 1.6, "c": 0.7}[str(one.values["format"])]
+        busy = min(2, load.concurrency)
+        batch = min(128, round(in_flight(load)) // busy) if is_batched else load.request_batch
+        return served(load, busy * speed * batch / (0.004 + 0.0006 * batch))
+
+    def best(slo: Slo) -> float:
+        seen = [outcome(candidate(format=each), load) for each in "abc" for load in loads]
+        return max(m.throughput.value for m in seen if m.latency_ms["p99"].value <= slo.p99_latency_ms)
+
+    slo = Slo(p99_latency_ms=120)
+    search = Search([candidate(format=each) for each in "abc"], "throughput", slo, loads=loads)
+    run(search, 12, outcome)
+    found = search.recommend()
+    assert found is not None
+    assert found.slo_met
+    assert found.measurement.throughput.value >= 0.95 * best(slo)
+
+
+def test_loads_that_are_odd_every_time_are_believed():
+    """A batch that fits the hardware's tiles, between two that do not, is no measurement that is off."""
+    sizes = [16 * step for step in range(1, 9)]
+    odd = dict(zip(sizes, (1.0, 1.22, 0.97, 1.25, 0.87, 1.04, 1.18, 1.3), strict=True))
+
+    def outcome(one: Candidate, load: Load) -> Measurement:
+        speed = {"a": 1.0, "b": 0.6, "c": 0.8, "d": 0.45}[str(one.values["format"])]
+        return served(load, 5000 * speed * odd[round(load.mean_request_batch)])
+
+    loads = [ClosedLoad(concurrency=1, request_batch=size) for size in sizes]
+    search = Search(
+        [candidate(format=each) for each in "abcd"], "throughput", Slo(p99_latency_ms=18), loads=loads
+    )
+    pairs = [(candidate(format=name), load) for name in "abcd" for load in loads]
+    for pair in (*pairs, pairs[1], pairs[3]):
+        search.tell(*pair, outcome(*pair))
+    found = search.recommend()
+    assert found is not None
+    assert (found.candidate.values["format"], found.load.mean_request_batch) == ("a", 64)
+
+
+def test_what_promises_nothing_is_measured_before_what_is_known_is_measured_again():
+    search = Search(CANDIDATES[:3], "throughput", SLO, loads=CLOSED_LOADS)
+    asked = run(search, 40)
+    assert search.is_over
+    assert len(set(asked)) == 3 * len(CLOSED_LOADS)
 
 
 def test_it_stops_by_itself_at_the_best_pair():
