@@ -15,9 +15,9 @@ PATIENCE = 5
 """The search is over when none of five runs promised 0.3% (design/search.md), or a tenth of the noise; or
 when all that is left does not together. Patience is for many candidates of which each promises little.
 
-On the tables of `benchmarks/laws.py` that is after 14 runs (median) with 0.2% left to gain, with the noise
-of design/search.md after 18 with 0.5% (in 36 runs at most). On the recorded ones of `benchmarks/surfaces`,
-whose best stands out by chance as one visit differs from the next, after 40 with 0.1% and after 47 with 2.5%.
+On the tables of `benchmarks/laws.py` that is after 15 runs (median) with 0.1% left to gain, with the noise
+of design/search.md after 18 with 0.2%. On the recorded ones of `benchmarks/surfaces`, whose best stands out
+by chance as one visit differs from the next, after 39 with 0.1% and after 46 with 1.5%.
 A promise here counts what breaks a limit as worthless, and draws from Student's t, so it falls slower than
 the expected improvement of design/search.md.
 """
