@@ -307,9 +307,8 @@ class Search:
         standing = prospects.standing(known)
         best, worth = float(standing.objective[standing.best]), float(standing.worth.max())
         works = self._works(new)
-        gains = (
-            prospects.of_new(new, best, worth) * np.where(works > _GIVEN_UP, works, 0.0) * self._apart(new)
-        )
+        usable = np.where(works > _GIVEN_UP, works, 0.0) * self._apart(new)
+        gains = prospects.of_new(new, best, worth) * usable
         promised = dict(zip(new.pairs, gains, strict=True))
         again = np.zeros(len(known)) if self._is_confirmed else prospects.of_limits(known, standing)
         promised |= zip(known.pairs, again, strict=True)
@@ -334,9 +333,8 @@ class Search:
         chosen = max(with_names(untried) or askable, key=lambda pair: promised[pair])
         if untried and promised[chosen] < least:
             chosen = min(untried, key=lambda pair: (*differences(leader, pair), -promised[pair]))
-        elif promised[chosen] < least and chosen in times and len(new):
-            hopes = prospects.standing(new).worth * works * self._apart(new)
-            chosen = new.pairs[int(np.argmax(hopes))]
+        elif promised[chosen] < least and chosen in times and usable.any():
+            chosen = new.pairs[int(np.argmax(prospects.standing(new).worth * usable))]
         is_front = len(self._goals.axes) > 1  # of which each ask sees but one direction
         rest = together(promised, askable) if self._sees_all and not untried and not is_front else math.inf
         promise = Promise(float(promised[chosen]), least, rest, self._is_confirmed)
@@ -404,7 +402,8 @@ class Search:
         ]
         known = self._encoding.table([(each.candidate, each.load) for each in tried.values()])
         knobs = self._encoding.knobs
-        return works(fine, known.rows[:, :knobs], table.rows[:, :knobs])
+        average = self._all.rows[:, :knobs].mean(axis=0)
+        return works(fine, known.rows[:, :knobs], table.rows[:, :knobs], average)
 
     def _apart(self, table: Table) -> Floats:
         """Less for pairs that are like those asked and not told yet: they will be known soon."""

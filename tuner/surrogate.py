@@ -36,7 +36,10 @@ PRIORS: Mapping[str, Prior] = {
     "load": Prior(candidate=0.5, load=0.01, rest=0.01, own=0.1, pair=0.005, noise=0.1),
 }
 """Expectations by kind of quantity: configurations of one model differ by half a unit of log throughput (a
-factor of 1.6) and noise is 0.6 to 1.4% typically (design/search.md, facts 3 to 5)."""
+factor of 1.6) and noise is 0.6 to 1.4% typically (design/search.md, facts 3 to 5).
+
+What a pair has of its own is expected to be as large as noise: only measuring it again tells them apart. With
+3% for that of throughput the replay of `benchmarks/surfaces` with noise ended with three times the regret."""
 
 _SEEN: Mapping[str, tuple[Callable[[Measurement], float | None], float]] = {
     "memory": (held_memory_bytes, 1.0),
@@ -199,7 +202,7 @@ def level_of(term: Term, table: Table) -> Floats:
     return np.asarray(term.constant + term.amount * table.amounts)
 
 
-def works(fine: Sequence[bool], rows: Floats, wanted: Floats) -> Floats:
+def works(fine: Sequence[bool], rows: Floats, wanted: Floats, average: Floats) -> Floats:
     """The probability that a candidate can be measured at all, from those that could and could not.
 
     Logistic regression, so that what failures have in common is blamed for them, and one success of an
@@ -209,12 +212,13 @@ def works(fine: Sequence[bool], rows: Floats, wanted: Floats) -> Floats:
         fine: whether each candidate that was tried could be measured.
         rows: their columns.
         wanted: columns of those to be judged.
+        average: columns of the average candidate of the space; what is left of it may be what fails.
     """
     if all(fine) or not len(wanted):
         return np.ones(len(wanted))
     from sklearn.linear_model import LogisticRegression
 
-    seen = np.vstack([rows, wanted.mean(axis=0)])
+    seen = np.vstack([rows, average])
     model = LogisticRegression(C=_BLAME).fit(seen, [*fine, True])
     return np.asarray(model.predict_proba(wanted)[:, 1])
 

@@ -107,6 +107,20 @@ def test_what_promises_nothing_is_measured_before_what_is_known_is_measured_agai
     assert len(set(asked)) == 3 * len(CLOSED_LOADS)
 
 
+def test_what_surely_fails_is_not_tried_either_when_nothing_promises_anything():
+    def outcome(one: Candidate, load: Load) -> Measurement | Failure:
+        return CRASH if one.values["accelerator"] == "tensorrt" else measured(one, load)
+
+    loads = CLOSED_LOADS[2:4]
+    fp16 = [one for one in CANDIDATES if one.values["precision"] == "fp16"]
+    search = Search(fp16, "throughput", SLO, loads=loads)
+    asked = run(search, 58, outcome)
+    assert search.is_over
+    crashed = {one for one, _ in asked if one.values["accelerator"] == "tensorrt"}
+    assert 0 < len(crashed) < 6
+    assert len(set(asked)) == len(crashed) + len(fp16) // 2 * len(loads)
+
+
 def test_it_stops_by_itself_at_the_best_pair():
     search = Search(CANDIDATES, "throughput", SLO)
     runs = 0
