@@ -7,21 +7,17 @@ or the catalogue of knobs is checked by the compiler, which reports at the same 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from tritonc.schemas.errors import did_you_mean, found, shortened
+from tritonc.schemas.errors import found
+from tritonc.schemas.input_data import ConstantData, FileData, InputData, RandomData
+from tritonc.schemas.objective import Aim, Axis, Objective, Pareto, Weight, objectives_of
 from tritonc.schemas.problems import KeyPath, problem
 from tritonc.schemas.request_batch import sizes_of
+from tritonc.schemas.search_domain import Range, SearchDomain
+from tritonc.schemas.slo import Limit, SizeLimit, Slo, SoftLimit, SoftSizeLimit
 from tritonc.schemas.spec_fields import (
     INT32_MAX,
     NAME_PATTERN,
@@ -36,7 +32,6 @@ from tritonc.schemas.spec_fields import (
     Release,
     Scalar,
     Sha256,
-    scalar,
 )
 from tritonc.schemas.step import Step, TensorName
 from tritonc.schemas.together import Groups, groups_of
@@ -51,299 +46,6 @@ from tritonc.schemas.workload import (
 )
 
 API_VERSION = "tritonc/v1"
-
-
-class Range(Model):
-    """A geometric grid between two ends, both included (plus 0 where `min` is 0)."""
-
-    min: Annotated[float, Field(ge=0)]
-    max: Annotated[float, Field(ge=0)]
-
-    @field_validator("max")
-    @classmethod
-    def _not_empty(cls, value: float, info: ValidationInfo) -> float:
-        low = info.data.get("min", value)
-        if low > value:
-            raise problem(
-                f"{{field}} is {value:g} but min is {low:g}: the search range is empty", "swap them"
-            )
-        return value
-
-
-def _search_value(value: object) -> object:
-    if isinstance(value, list | tuple):
-        if not all(isinstance(item, int) and not isinstance(item, bool) for item in value):
-            raise problem("{field} is a list", "a list inside of a list holds whole numbers")
-        return value
-    return scalar(value)
-
-
-def _search_domain(value: object) -> object:
-    if isinstance(value, list | tuple) and not value:
-        raise problem(
-            "{field} has a search range that is empty", "give at least one value, or leave the key out"
-        )
-    if value is None:
-        raise problem("{field} is empty", "give a value, a list of values, or {min: …, max: …}")
-    return value
-
-
-def _domain_kind(value: object) -> str:
-    if isinstance(value, Mapping | Range):
-        return "{min, max}"
-    return "[…]" if isinstance(value, list | tuple) else "scalar"
-
-
-SearchValue = Annotated[bool | int | float | str | tuple[int, ...], BeforeValidator(_search_value)]
-SearchDomain = Annotated[
-    Annotated[Range, Tag("{min, max}")]
-    | Annotated[tuple[SearchValue, ...], Field(json_schema_extra={"minItems": 1}), Tag("[…]")]
-    | Annotated[Scalar, Tag("scalar")],
-    Discriminator(_domain_kind),
-    BeforeValidator(_search_domain),
-]
-"""`{min, max}` is a geometric grid, a list is a grid, a scalar pins."""
-
-
-def _ends(value: object) -> object:
-    if isinstance(value, list | tuple) and len(value) != 2:
-        raise problem(f"{{field}} has {len(value)} numbers", "it must be [low, high]")
-    return value
-
-
-def _ordered(value: tuple[float, float]) -> tuple[float, float]:
-    if value[0] > value[1]:
-        raise problem(f"{{field}} goes from {value[0]:g} to {value[1]:g}", "write the lower end first")
-    return value
-
-
-class RandomData(Model):
-    """Uniform random values in [low, high]; integers include both ends."""
-
-    range: Annotated[tuple[float, float], BeforeValidator(_ends), AfterValidator(_ordered)]
-
-
-class ConstantData(Model):
-    """Every element has this value."""
-
-    constant: Scalar
-
-
-class FileData(Model):
-    """Values from a file beside the spec: `.npz` (an array named like the input) or perf_analyzer's JSON."""
-
-    file: FilePath
-
-
-_DATA_KEYS = ("constant", "file", "range")
-
-
-def _input_data(value: object) -> object:
-    if not isinstance(value, Mapping):
-        if isinstance(value, Model):
-            return value
-        raise problem(
-            f"{{field}} is {found(value)}", "it must be {range: [low, high]}, {constant: …} or {file: …}"
-        )
-    for key in value:
-        if key not in _DATA_KEYS:
-            raise problem(
-                f'unknown key "{shortened(str(key))}" in {{field}}',
-                did_you_mean(str(key), _DATA_KEYS),
-                at=(key,),
-            )
-    if len(value) != 1:
-        raise problem(
-            f"{{field}} has {len(value)} sources of data", f"it must have one of: {', '.join(_DATA_KEYS)}"
-        )
-    return value
-
-
-def _data_kind(value: object) -> str:
-    return f"{next(iter(value if isinstance(value, Mapping) else type(value).__annotations__))} data"
-
-
-InputData = Annotated[
-    Annotated[RandomData, Tag("range data")]
-    | Annotated[ConstantData, Tag("constant data")]
-    | Annotated[FileData, Tag("file data")],
-    Discriminator(_data_kind),
-    BeforeValidator(_input_data),
-]
-
-
-class SoftLimit(Model):
-    """A limit that may be soft: missing a soft one costs, but rules nothing out.
-
-    Who misses a soft limit by 10% has to be 21% better in the objective to win all the same, who misses it by
-    a factor of two four times better.
-    """
-
-    limit: Positive
-    """As a hard limit is written."""
-    soft: bool = False
-    """Whether it may be missed; false: as if the limit stood there alone."""
-
-
-class SoftSizeLimit(Model):
-    """A limit of memory that may be soft: missing a soft one costs, but rules nothing out."""
-
-    limit: Bytes
-    """As a hard limit is written."""
-    soft: bool = False
-    """Whether it may be missed; false: as if the limit stood there alone."""
-
-
-def _limit_kind(value: object) -> str:
-    return "{limit, soft}" if isinstance(value, Mapping | Model) else "hard limit"
-
-
-Limit = Annotated[
-    Annotated[Positive, Tag("hard limit")] | Annotated[SoftLimit, Tag("{limit, soft}")],
-    Discriminator(_limit_kind),
-]
-"""A number is a hard limit; `{limit: 80, soft: true}` a soft one."""
-SizeLimit = Annotated[
-    Annotated[Bytes, Tag("hard limit")] | Annotated[SoftSizeLimit, Tag("{limit, soft}")],
-    Discriminator(_limit_kind),
-]
-"""A size is a hard limit; `{limit: 2GiB, soft: true}` a soft one."""
-
-
-class Slo(Model):
-    """Limits that a configuration must keep (a number), or should keep ({limit: 80, soft: true}).
-
-    Latencies run from the client's send to its last response.
-    """
-
-    p50_latency_ms: Limit | None = None
-    p90_latency_ms: Limit | None = None
-    p95_latency_ms: Limit | None = None
-    p99_latency_ms: Limit | None = None
-    avg_latency_ms: Limit | None = None
-    min_throughput: Limit | None = None
-    """Inferences a second."""
-    max_memory: SizeLimit | None = None
-    """Of the server, host memory."""
-    avg_queue_ms: Limit | None = None
-    """Time a request waits in the server for an instance or for a batch to fill, on average."""
-    max_load_seconds: Limit | None = None
-    """Time from asking the server for the model until it serves (cold start)."""
-
-    @property
-    def hard(self) -> dict[str, float]:
-        """The limits that must be kept, by name."""
-        return {name: limit for name, (limit, soft) in self._all().items() if not soft}
-
-    @property
-    def soft(self) -> dict[str, float]:
-        """The limits that may be missed at a cost, by name."""
-        return {name: limit for name, (limit, soft) in self._all().items() if soft}
-
-    @property
-    def limits(self) -> dict[str, float]:
-        """All of them by name, hard and soft."""
-        return {name: limit for name, (limit, _) in self._all().items()}
-
-    def _all(self) -> dict[str, tuple[float, bool]]:
-        """Limit, and whether it is soft, by name."""
-        found: dict[str, tuple[float, bool]] = {}
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if isinstance(value, SoftLimit | SoftSizeLimit):
-                found[name] = (value.limit, value.soft)
-            elif value is not None:
-                found[name] = (value, False)
-        return found
-
-
-Objective = Literal["throughput", "latency", "memory", "cost", "energy"]
-"""`cost`: the target's price of a million inferences; `energy`: joules an inference, as the GPU tells."""
-Weight = Annotated[float, Field(gt=0, le=1)]
-_OBJECTIVES = ("cost", "energy", "latency", "memory", "throughput")
-Axis = Literal[
-    "throughput",
-    "memory",
-    "cost",
-    "energy",
-    "p50_latency_ms",
-    "p90_latency_ms",
-    "p95_latency_ms",
-    "p99_latency_ms",
-    "avg_latency_ms",
-]
-"""What a front can be about; limits have these names too."""
-
-
-def _axis(value: object) -> object:
-    if isinstance(value, str) and value not in get_args(Axis):
-        raise problem(f'unknown objective "{shortened(value)}"', did_you_mean(value, sorted(get_args(Axis))))
-    return value
-
-
-def _several(value: tuple[Axis, ...]) -> tuple[Axis, ...]:
-    twice = next((name for name in value if value.count(name) > 1), None)
-    if twice is not None:
-        raise problem(f"{{field}} names {twice} twice", "name each objective once")
-    if len(value) < 2:
-        raise problem(
-            "{field} names fewer than two objectives",
-            "name at least two, or one alone, as in objective: throughput",
-        )
-    return value
-
-
-class Pareto(Model):
-    """Several objectives of which none counts more than the others.
-
-    The search spreads over the configurations that no other one beats in all of them. The lock holds this
-    front and chooses its knee; `tritonc tune --pick ID` takes another one.
-    """
-
-    pareto: Annotated[
-        tuple[Annotated[Axis, BeforeValidator(_axis)], ...],
-        AfterValidator(_several),
-        Field(json_schema_extra={"minItems": 2, "uniqueItems": True}),
-    ]
-    """At least two objectives."""
-
-
-def _objective(value: object) -> object:
-    if isinstance(value, Pareto):
-        return value
-    if isinstance(value, Mapping):
-        if not value:
-            raise problem("{field} is an empty mapping", f"weigh at least one of: {', '.join(_OBJECTIVES)}")
-        return value
-    if isinstance(value, str) and value not in _OBJECTIVES:
-        raise problem(f'unknown objective "{shortened(value)}"', did_you_mean(value, _OBJECTIVES))
-    if not isinstance(value, str):
-        names, weights = ", ".join(_OBJECTIVES), "{throughput: 0.7, memory: 0.3}"
-        hint = f"it must be one of {names}, or weights such as {weights}, or {{pareto: [throughput, memory]}}"
-        raise problem(f"{{field}} is {found(value)}", hint)
-    return value
-
-
-def _objective_kind(value: object) -> str:
-    if isinstance(value, Pareto) or (isinstance(value, Mapping) and "pareto" in value):
-        return "front"
-    return "weights" if isinstance(value, Mapping) else "single"
-
-
-Aim = Annotated[
-    Annotated[Objective, Tag("single")]
-    | Annotated[dict[Objective, Weight], Tag("weights")]
-    | Annotated[Pareto, Tag("front")],
-    Discriminator(_objective_kind),
-    BeforeValidator(_objective),
-]
-"""One objective, weights of several, or a front."""
-
-
-def _objectives(aim: Objective | Mapping[Objective, float] | Pareto) -> tuple[str, ...]:
-    if isinstance(aim, Pareto):
-        return aim.pareto
-    return (aim,) if isinstance(aim, str) else tuple(aim)
 
 
 class Accuracy(Model):
@@ -384,7 +86,7 @@ class ModelSpec(Model):
     @property
     def objectives(self) -> tuple[str, ...]:
         """What `objective` names, one or several."""
-        return _objectives(self.objective)
+        return objectives_of(self.objective)
 
     @property
     def workloads(self) -> tuple[Workload, ...]:
@@ -442,7 +144,7 @@ class EnsembleSpec(Model):
     @property
     def objectives(self) -> tuple[str, ...]:
         """What `objective` names, one or several."""
-        return _objectives(self.objective)
+        return objectives_of(self.objective)
 
     @property
     def workloads(self) -> tuple[Workload, ...]:
