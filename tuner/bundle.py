@@ -198,15 +198,17 @@ def check_platform() -> None:
     system, machine = platform.system(), platform.machine()
     if (system, machine) != ("Linux", "x86_64"):
         raise EngineError(
-            f"the embedded engine runs on x86-64 Linux only; this is {system} on {machine}",
-            "use `--engine local` with a tritonserver of your own",
+            f"the pinned engine and perf_analyzer run on x86-64 Linux only; this is {system} on {machine}",
+            "use `--engine local` with a tritonserver and `--perf-analyzer` of your own",
         )
     name, version = platform.libc_ver()
     found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if name != "glibc" or found < _MIN_GLIBC:
         raise EngineError(
-            f"the embedded engine needs glibc 2.35 or newer; this system has {name or 'no glibc'} {version}",
-            "use Debian 12, Ubuntu 22.04 or newer, or `--engine local` with a tritonserver of your own",
+            "the pinned engine and perf_analyzer need glibc 2.35 or newer; "
+            f"this system has {name or 'no glibc'} {version}",
+            "use Debian 12, Ubuntu 22.04 or newer, or `--engine local` with a tritonserver and "
+            "`--perf-analyzer` of your own",
         )
 
 

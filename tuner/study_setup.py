@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,13 +32,16 @@ def lock_to_extend(project: Project) -> Lock:
 def measured_with(engine: Engine, task: Task, settings: Settings) -> tuple[EngineInfo, PerfAnalyzer]:
     """What measures a task, and its load generator: the bundle's, or the one that the settings name.
 
+    Nothing of the bundle is fetched for the one that they name, which runs in this process's environment.
+
     Raises:
         EngineError: the engine or the bundle cannot be had.
         LoadGeneratorError: it does not run.
     """
     description = engine.describe()  # before anything is fetched for an engine that is not there
-    binary, environment = engine.perf_analyzer()
-    generator = perf_analyzer_at(settings.perf_analyzer or binary, environment, task.cores.load_generator)
+    own = settings.perf_analyzer
+    binary, environment = engine.perf_analyzer() if own is None else (own, os.environ)
+    generator = perf_analyzer_at(binary, environment, task.cores.load_generator)
     info = engine_info(engine.name, description, f"perf_analyzer {generator.version}", task.cores)
     return info, generator
 

@@ -36,6 +36,7 @@ from tests.models import mlp
 from tritonc.schemas.lock_file import read_lock
 from tritonc.tuner.engines import engine_named, server
 from tritonc.tuner.engines.embedded import EmbeddedEngine
+from tritonc.tuner.engines.server import Installation
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
@@ -172,16 +173,22 @@ def test_a_server_that_hangs_in_a_load_or_in_a_window_fails_its_trial(p: Project
     assert logged(p) == ["FAILED", "FAILED", "FINISHED"]
 
 
+def own_tritonserver(p: ProjectFolder, installation: Installation, *, starts_in_s: int = 0) -> Path:
+    """A tritonserver as a user has it, which finds its libraries by itself."""
+    program = p.write(
+        "own-tritonserver",
+        f"#!/bin/sh\nexport LD_LIBRARY_PATH='{installation.env['LD_LIBRARY_PATH']}'\n"
+        f"export PATH='{installation.env['PATH']}'\nsleep {starts_in_s}\nexec {installation.binary} \"$@\"\n",
+    )
+    program.chmod(0o755)
+    return program
+
+
 def test_a_slow_start_and_a_slow_load_are_waited_for_and_a_clock_that_jumps_changes_nothing(
     p: ProjectFolder,
 ):
     installation, gate = EmbeddedEngine().installation(), p.path("gate")
-    program = p.write(
-        "slow-tritonserver",
-        f"#!/bin/sh\nexport LD_LIBRARY_PATH='{installation.env['LD_LIBRARY_PATH']}'\n"
-        f"export PATH='{installation.env['PATH']}'\nsleep 2\nexec {installation.binary} \"$@\"\n",
-    )
-    program.chmod(0o755)
+    program = own_tritonserver(p, installation, starts_in_s=2)
     shutil.copytree(installation.backends / "onnxruntime", p.path("backends/onnxruntime"))
     p.path("backends/python").symlink_to(installation.backends / "python")
     source = p.path("backends/onnxruntime/model.py")
@@ -228,14 +235,15 @@ elif kind == "other times":
     request = {{"timestamp": 5, "response_timestamps": [3]}}
     export.write_text(json.dumps({{"experiments": [{{"requests": [request], "window_boundaries": [9, 1]}}]}}))
 else:
-    os.execv("{real}", ["{real}", *sys.argv[1:]])
+    os.execve("{real}", ["{real}", *sys.argv[1:]], {{**os.environ, "LD_LIBRARY_PATH": "{libraries}"}})
 """
 
 
 def stand_in(p: ProjectFolder, *does: str, then: str) -> Path:
     """A perf_analyzer that fails now and then: what it does when run for the first times, and later."""
-    real, _ = engine_named("embedded").perf_analyzer()
-    text = STAND_IN.format(python=sys.executable, does=list(does), then=then, real=real)
+    real, env = engine_named("embedded").perf_analyzer()
+    libraries = env["LD_LIBRARY_PATH"]
+    text = STAND_IN.format(python=sys.executable, does=list(does), then=then, real=real, libraries=libraries)
     program = p.write(f"{then}-perf_analyzer.py", text)
     program.chmod(0o755)
     return program
@@ -262,6 +270,19 @@ def test_a_load_generator_that_is_killed_or_writes_nonsense_is_no_fault_of_a_can
     assert again.exit_code == 0, again.stderr
     assert "1 trials were finished before" in again.stderr
     assert logged(p) == ["FINISHED", "FINISHED"]
+
+
+def test_nothing_is_fetched_where_server_and_load_generator_are_the_users_own(
+    p: ProjectFolder, monkeypatch: pytest.MonkeyPatch
+):
+    installation, load_generator = EmbeddedEngine().installation(), stand_in(p, then="real")
+    monkeypatch.setenv("TRITONC_TRITONSERVER", str(own_tritonserver(p, installation)))
+    monkeypatch.setenv("TRITONC_TRITONSERVER_BACKENDS", str(installation.backends))
+    monkeypatch.setenv("TRITONC_CACHE_DIR", str(p.path("cache")))
+    monkeypatch.setenv("TRITONC_BUNDLE_WHEELS", str(p.path("no-wheels")))
+    done = p.run("tune", "--engine", "local", "--trials", "1", "--perf-analyzer", load_generator)
+    assert done.exit_code == 0, done.stderr
+    assert not p.path("cache/bundle").exists()
 
 
 def test_ports_that_others_took_are_said(p: ProjectFolder, monkeypatch: pytest.MonkeyPatch):

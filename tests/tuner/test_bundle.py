@@ -224,7 +224,7 @@ def test_other_machines_are_told_to_use_the_local_engine(monkeypatch: pytest.Mon
         bundle.check_platform()
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.31"))
-    with pytest.raises(EngineError, match=r"needs glibc 2\.35 or newer; this system has glibc 2\.31"):
+    with pytest.raises(EngineError, match=r"need glibc 2\.35 or newer; this system has glibc 2\.31"):
         bundle.check_platform()
 
 
