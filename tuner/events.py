@@ -131,7 +131,7 @@ class Decided:
 
 @dataclass(frozen=True, slots=True)
 class Undecided:
-    """A (model, target) of which no candidate could be measured, and why."""
+    """A (model, target) of which no candidate could be measured, or none confirmed, and why."""
 
     model: str
     target: str

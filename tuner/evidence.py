@@ -79,7 +79,7 @@ def caveats(
     count on average.
     """
     if baseline is None:
-        return ()
+        return ("The baseline could not be measured: what candidates compute was compared with nothing.",)
     of_engine = _of_embedded_engine(model, baseline) if engine.name == _EMBEDDED else []
     return (*_of_shared_cores(engine, baseline), *of_engine)
 
@@ -113,10 +113,12 @@ def _of_embedded_engine(model: ModelSpec | EnsembleSpec, baseline: Capacity) -> 
             f"less than {_SHORT_EXECUTION_MS:g}: "
             f"the embedded engine's own overhead may change the ranking; {remedy}."
         )
-    limit = model.slo.limits.get("p99_latency_ms")
-    if limit is not None and limit < _TIGHT_SLO_EXECUTIONS * execution_ms:
+    latencies = {name: limit for name, limit in model.slo.limits.items() if "latency" in name}
+    tightest = min(latencies, key=lambda name: latencies[name], default=None)
+    if tightest is not None and latencies[tightest] < _TIGHT_SLO_EXECUTIONS * execution_ms:
         found.append(
-            f"The p99 limit of {limit:g} ms is less than {_TIGHT_SLO_EXECUTIONS:g} times the baseline's "
-            f"execution ({execution_ms:.2g} ms): capacity may be given away; {remedy}."
+            f"The {tightest.partition('_')[0]} limit of {latencies[tightest]:g} ms is less than "
+            f"{_TIGHT_SLO_EXECUTIONS:g} times the baseline's execution ({execution_ms:.2g} ms): capacity may "
+            f"be given away; {remedy}."
         )
     return found

@@ -66,6 +66,7 @@ from tritonc.tuner.study import (
     decision_of,
     entrants,
     search_candidates,
+    why_undecided,
 )
 from tritonc.tuner.study_setup import load_search_of, lock_to_extend, measured_with, records_of, study_of
 from tritonc.tuner.together import TogetherMeasuring
@@ -96,7 +97,7 @@ class Job:
     Attributes:
         decisions: of this run, and of earlier ones that nothing was to be added to.
         reasons: a sentence for each decision, by (model, target).
-        undecided: tasks of which nothing could be measured.
+        undecided: tasks of which nothing could be measured, or nothing confirmed.
     """
 
     def __init__(
@@ -329,7 +330,7 @@ class Job:
         picked = previous if study.held is not None and study.held.choice == "picked" else None
         outcome = self._confirmed(study, measuring, log, entrants(search, previous, load), picked)
         if outcome.verdict is None:
-            self._not_decided(search)
+            self._not_decided(search, outcome)
             return
         decision = decision_of(search, outcome, self._evidence(study, study.task.digests))
         self._lock(search, [decision], outcome.verdict.reason)
@@ -456,7 +457,7 @@ class Job:
             load = JOINT_LOAD if previous is not None else None
             outcome = self._confirmed(study, measuring, log, entrants(search, previous, load))
             if outcome.verdict is None:
-                self._not_decided(search)
+                self._not_decided(search, outcome)
                 return
             evidence = {
                 one.task.space.model: self._evidence(one, digests_in(self._project, one.task.space))
@@ -529,11 +530,8 @@ class Job:
         self.reasons[decision.model, decision.target] = reason
         self._observer(Decided(decision, reason))
 
-    def _not_decided(self, search: OptunaSearch) -> None:
-        failures = [trial.outcome for trial in search.trials if isinstance(trial.outcome, Failure)]
-        why = f"{failures[0].reason}: {failures[0].detail}" if failures else "no contender came through"
-        reason = f"nothing could be measured; {why}; once that is mended, begin anew: tritonc tune --fresh"
-        undecided = Undecided(search.space.model, search.space.target, reason)
+    def _not_decided(self, search: OptunaSearch, outcome: Outcome) -> None:
+        undecided = Undecided(search.space.model, search.space.target, why_undecided(search, outcome))
         self.undecided.append(undecided)
         self._observer(undecided)
 

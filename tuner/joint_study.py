@@ -24,7 +24,7 @@ from tritonc.tuner.objective import missed, score, soft_cost
 from tritonc.tuner.optuna_search import Goal, OptunaSearch
 from tritonc.tuner.race import Finisher
 from tritonc.tuner.search import Observation
-from tritonc.tuner.study import Evidence, Outcome
+from tritonc.tuner.study import Evidence, Outcome, baseline_failure
 from tritonc.tuner.trial import Trial
 
 
@@ -139,7 +139,6 @@ def joint_decisions(
     assert verdict is not None
     finishers = {finisher.contender.candidate: finisher for finisher in outcome.finishers}
     roles = {finisher.contender.role: finisher for finisher in outcome.finishers}
-    failed = outcome.failures.get(search.space.baseline) or search.outcome(search.space.baseline)
     measured_at = evidence[members[0].model].measured_at
     decisions = []
     for member in members:
@@ -152,7 +151,7 @@ def joint_decisions(
                 target=search.space.target,
                 chosen=chosen,
                 baseline=baseline,
-                baseline_failure=failed if isinstance(failed, Failure) else None,
+                baseline_failure=baseline_failure(search, outcome),
                 previous=_result(roles["previous"], member) if "previous" in roles else None,
                 slo_met=verdict.chosen.slo_met,
                 improved=verdict.improved,

@@ -32,6 +32,8 @@ Outcome = TypeVar("Outcome")
 _Visited = tuple[Candidate, int]
 """A candidate, and which workload's bench it was seen on."""
 
+_TRIES_FOR_REFERENCE = 3
+"""Candidates before which the baseline is asked for its outputs until it gives them: machines may be busy."""
 SERVER_GONE = frozenset({"server_crashed", "server_hung"})
 """Failures that somebody else may have caused."""
 _LONGEST_SAMPLE_S = 300.0
@@ -84,7 +86,7 @@ class StandMeasuring:
         self._alone: dict[Candidate, Measurement] = {}
         self._measured: dict[Candidate, Measurement] = {}
         self._rates: dict[_Visited, float] = {}
-        self._looked_for_reference = False
+        self._tries_for_reference = _TRIES_FOR_REFERENCE
         self._records = records or NoRecords()
         self._trusts_records: bool | None = None
 
@@ -291,8 +293,8 @@ class StandMeasuring:
 
         Of a trace that is longer than a window each candidate gets the same stretches in the same order.
 
-        A server that goes meanwhile is given another chance: its candidate did well before, so that somebody
-        else may have ended it.
+        What fails is given another chance: its candidate did well before, so that the fault may be somebody
+        else's.
 
         Args:
             candidate: what is loaded for it.
@@ -337,9 +339,7 @@ class StandMeasuring:
             return replace(sample, load_s=loaded_s)
 
         outcome = self._loaded(candidate, measure)
-        if isinstance(outcome, Failure) and outcome.reason in SERVER_GONE:
-            outcome = self._loaded(candidate, measure)
-        return outcome
+        return self._loaded(candidate, measure) if isinstance(outcome, Failure) else outcome
 
     def look(self, candidate: Candidate, load: Load, requests: int) -> Measurement | Failure:
         """A look at how fast the machine is: one sample."""
@@ -384,18 +384,21 @@ class StandMeasuring:
         return lower_load(self._bench.workload, load, excess)
 
     def _look_for_reference(self) -> None:
-        """Takes the baseline's outputs, once: what every candidate has to compute."""
-        if self._looked_for_reference:
+        """Takes the baseline's outputs: what every candidate has to compute."""
+        if self._references or not self._tries_for_reference:
             return
-        self._looked_for_reference = True
+        self._tries_for_reference -= 1
         found = self._baseline_outputs()
         if isinstance(found, Failure) and found.reason in SERVER_GONE:
             found = self._baseline_outputs()  # somebody else may have ended the server
-        if isinstance(found, Failure):
-            why = f"{found.reason}; the outputs of candidates are not checked"
-            self._warn(f"warning: the baseline gives no outputs to compare with ({why})")
-        else:
+        if not isinstance(found, Failure):
             self._references = found
+            return
+        unchecked = "this candidate's outputs are" if self._tries_for_reference else "outputs are from now on"
+        self._warn(
+            f"warning: the baseline gives no outputs to compare with ({found.reason}: {_first_line(found)}); "
+            f"{unchecked} not checked; where they have to be, mend that and run tritonc tune --fresh"
+        )
 
     def _baseline_outputs(self) -> tuple[Reference, ...] | Failure:
         try:
@@ -419,6 +422,10 @@ class StandMeasuring:
         if isinstance(outcome, Failure):
             self._stand.recover(outcome)
         return outcome
+
+
+def _first_line(failure: Failure) -> str:
+    return failure.detail.partition("\n")[0]
 
 
 def _short(load: Load) -> Load:

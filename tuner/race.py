@@ -167,6 +167,11 @@ class _Runner(Generic[Sample]):
         """Whether it has too few rounds to be judged."""
         return len(self.samples) < FIRST_LOOK
 
+    @property
+    def counts(self) -> bool:
+        """Whether it is compared; what is there already is so, too, where it failed after some rounds."""
+        return self.failure is None or (self.entrant.role != "finalist" and not self.is_short)
+
 
 def race(
     entrants: Sequence[Entrant],
@@ -190,8 +195,8 @@ def race(
         is_front: nobody is to win: all are measured as long as it takes to judge them, and none is dropped.
 
     Returns:
-        Those that could be measured, the dropped ones included, in the order of `entrants`, and why others
-        could not.
+        Those that could be measured, the dropped ones included, in the order of `entrants`, and why some
+        could not, or not to the end: what is there already keeps its rounds where it can be judged by them.
     """
     measuring.gather({entrant.candidate: entrant.known for entrant in entrants})
     runners = [_Runner[Sample](entrant, entrant.load) for entrant in entrants]
@@ -200,14 +205,13 @@ def race(
         for runner in turns if number % 2 else reversed(turns):
             on_turn(runner.entrant, number)
             _turn(runner, number, measuring, math.ceil(requests / FIRST_LOOK))
-        measured = [runner for runner in runners if runner.failure is None]
+        measured = [runner for runner in runners if runner.counts]
         short = [runner for runner in measured if runner.is_short]
         turns = short if is_front else _next_turns(measured, measuring)
         if not turns:
             break
-    measured = [runner for runner in runners if runner.failure is None]
     failures = {runner.entrant.candidate: runner.failure for runner in runners if runner.failure is not None}
-    return tuple(_finished(runner, measuring) for runner in measured), failures
+    return tuple(_finished(runner, measuring) for runner in runners if runner.counts), failures
 
 
 def _turn(runner: _Runner[Sample], number: int, measuring: Measuring[Sample], requests: int) -> None:
@@ -250,7 +254,7 @@ def _next_turns(measured: Sequence[_Runner[Sample]], measuring: Measuring[Sample
     out = {id(contender) for contender in hopeless(list(contenders.values()))}
     for runner in measured:
         runner.is_dropped |= id(contenders[id(runner)]) in out
-    running = [runner for runner in measured if not runner.is_dropped]
+    running = [runner for runner in measured if runner.failure is None and not runner.is_dropped]
     short = [runner for runner in running if runner.is_short]
     rested = [runner for runner in running if not runner.is_short]
     if short and rested:

@@ -53,7 +53,7 @@ class Outcome:
 
     Attributes:
         verdict: None where no contender could be measured.
-        failures: contenders that could not be measured again, and why.
+        failures: contenders that could not be measured again, or not to the end, and why.
         front: those that no other one beats in all objectives, where there are several.
         choice: how the verdict was taken from the front.
     """
@@ -243,6 +243,19 @@ def confirm(
     return Outcome(verdict, finishers, failures)
 
 
+def why_undecided(search: OptunaSearch, outcome: Outcome) -> str:
+    """Why there is no verdict, and what to do: nothing was ever measured, or nothing could be confirmed."""
+    again = [f"{failure.reason}: {failure.detail}" for failure in outcome.failures.values()]
+    measured = sum(trial.capacity is not None for trial in search.trials)
+    if measured:
+        why = again[0] if again else "no contender is left"
+        kept = f"{measured} trials are kept" if measured > 1 else "its trial is kept"
+        return f"nothing could be confirmed; {why}; {kept}: once that is mended, run tritonc tune again"
+    failed = [trial.outcome for trial in search.trials if isinstance(trial.outcome, Failure)]
+    why = "; ".join([*again, *(f"{each.reason}: {each.detail}" for each in failed)][:1]) or "no trial was run"
+    return f"nothing could be measured; {why}; once that is mended, begin anew: tritonc tune --fresh"
+
+
 def _not_chosen(verdict: Verdict, finishers: Sequence[Finisher]) -> Iterator[str]:
     """What each finalist reached where none was chosen, a line each: the lock has no place for it."""
     seen = Comparison([finisher.contender for finisher in finishers])
@@ -264,15 +277,13 @@ def decision_of(search: OptunaSearch, outcome: Outcome, evidence: Evidence) -> D
     assert verdict is not None
     by_role = {f.contender.role: _result(f) for f in outcome.finishers}
     by_candidate = {f.contender.candidate: _result(f) for f in outcome.finishers}
-    baseline = search.space.baseline
-    failed = outcome.failures.get(baseline) or search.outcome(baseline)
     previous = by_role.get("previous")
     return Decision(
         model=search.space.model,
         target=search.space.target,
         chosen=by_candidate[verdict.chosen.candidate],
         baseline=by_role.get("baseline"),
-        baseline_failure=failed if isinstance(failed, Failure) else None,
+        baseline_failure=baseline_failure(search, outcome),
         front=tuple(_result(member) for member in outcome.front),
         choice=outcome.choice,
         previous=previous,
@@ -292,6 +303,15 @@ def decision_of(search: OptunaSearch, outcome: Outcome, evidence: Evidence) -> D
         mlflow_run=evidence.mlflow_run,
         caveats=evidence.caveats,
     )
+
+
+def baseline_failure(search: OptunaSearch, outcome: Outcome) -> Failure | None:
+    """Why the baseline has no result in the decision; None where it has one."""
+    if any(finisher.contender.role == "baseline" for finisher in outcome.finishers):
+        return None
+    baseline = search.space.baseline
+    failed = outcome.failures.get(baseline) or search.outcome(baseline)
+    return failed if isinstance(failed, Failure) else None
 
 
 def _result(finisher: Finisher) -> Result:

@@ -61,6 +61,7 @@ def baseline(execution_ms: float | None):
         (2.0, {}, []),
         (10.0, {"p99_latency_ms": 49.0}, ["p99 limit of 49 ms"]),
         (10.0, {"p99_latency_ms": 50.0}, []),
+        (10.0, {"p99_latency_ms": 80.0, "p95_latency_ms": 45.0}, ["p95 limit of 45 ms"]),
         (1.0, {"p99_latency_ms": 4.0}, ["takes 1 ms", "p99 limit of 4 ms"]),
         (None, {"p99_latency_ms": 1.0}, []),
     ],
@@ -72,9 +73,10 @@ def test_short_executions_and_tight_limits_are_said(execution_ms, slo, words):
     assert all("--engine local" in sentence for sentence in said)
 
 
-def test_the_local_engine_and_a_failed_baseline_have_no_caveats():
+def test_the_local_engine_has_no_caveats_and_a_failed_baseline_that_no_outputs_were_compared():
     assert caveats(ENGINE.model_copy(update={"name": "local"}), model(), baseline(0.1)) == ()
-    assert caveats(ENGINE, model(), None) == ()
+    [said] = caveats(ENGINE, model(), None)
+    assert said.startswith("The baseline could not be measured")
 
 
 def test_noise_is_put_down_to_a_load_generator_without_a_core_of_its_own():

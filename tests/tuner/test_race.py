@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.tuner.spaces import Surface, small_space
+from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.measurement import ClosedLoad, Failure
 from tritonc.tuner.confirm import FIRST_LOOK, LAST_LOOK, decide
 from tritonc.tuner.race import Entrant, is_mendable, race
@@ -208,6 +209,40 @@ def test_one_that_fails_is_left_out_and_the_others_go_on():
     assert [finisher.contender.candidate for finisher in finishers] == [SLOW]
     assert failures == {FAST: stand.broken[FAST]}
     assert [candidate for candidate, _ in stand.measured].count(FAST) == 1
+
+
+class BreaksInRound(Surface):
+    """A machine on which one candidate fails from one of its turns on."""
+
+    def __init__(self, who: Candidate, turn: int):
+        super().__init__({SLOW: 100.0, FAST: 104.0}, {SLOW: 2.0, FAST: 2.0})
+        self.noise, self.who, self.turn = 0.05, who, turn
+
+    def sample(self, candidate, load, requests):
+        turn = 1 + [each for each, _ in self.measured].count(candidate)
+        if candidate == self.who and turn == self.turn:
+            self.broken[candidate] = Failure(reason="load_timeout", detail="120 s")
+        return super().sample(candidate, load, requests)
+
+
+@pytest.mark.parametrize(("turn", "is_judged"), [(FIRST_LOOK, False), (FIRST_LOOK + 1, True)])
+def test_what_is_there_already_keeps_its_rounds_where_it_fails_once_it_can_be_judged(
+    turn: int, is_judged: bool
+):
+    stand = BreaksInRound(SLOW, turn)
+    finishers, failures = race(entrants(), stand, on_turn=lambda *_: None)
+    assert failures == {SLOW: stand.broken[SLOW]}
+    assert finishers[0].contender.role == ("baseline" if is_judged else "finalist")
+    verdict = decide([finisher.contender for finisher in finishers])
+    assert (verdict.gain is not None) == is_judged
+    assert verdict.improved != is_judged  # 4% is within the noise of rounds
+
+
+def test_a_finalist_that_fails_late_is_out():
+    stand = BreaksInRound(FAST, FIRST_LOOK + 1)
+    finishers, failures = race(entrants(), stand, on_turn=lambda *_: None)
+    assert list(failures) == [FAST]
+    assert [finisher.contender.candidate for finisher in finishers] == [SLOW]
 
 
 def test_a_smaller_load_does_not_mend_what_another_workload_misses():

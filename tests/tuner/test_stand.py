@@ -18,12 +18,14 @@ from tritonc.compiler.project import Project, open_project
 from tritonc.compiler.space import space_for
 from tritonc.schemas.errors import EngineError
 from tritonc.schemas.measurement import ClosedLoad, Failure, Measurement
+from tritonc.tuner import measuring
 from tritonc.tuner.bench import Bench
 from tritonc.tuner.engines import engine_named
 from tritonc.tuner.inputs import read_inputs
 from tritonc.tuner.measuring import StandMeasuring, _window_s
 from tritonc.tuner.perf_analyzer import LoadData, perf_analyzer_at
 from tritonc.tuner.stand import Stand, _children
+from tritonc.tuner.verify import references_of
 
 pytestmark = pytest.mark.triton
 
@@ -117,6 +119,25 @@ def test_the_baseline_is_asked_for_its_outputs_again_where_the_server_was_killed
         assert not isinstance(here.measuring.sample(here.candidates[0], ONE_CLIENT, 1), Failure)
         assert (here.starts, here.warnings) == ([False, True], [])
         assert here.measuring._references
+
+
+def test_a_baseline_that_gave_no_outputs_is_asked_again_before_the_next_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    timed_out = Failure(reason="load_timeout", detail="no answer within 120 s\nlast lines of server.log")
+    outcomes = iter([timed_out])
+    monkeypatch.setattr(
+        measuring, "references_of", lambda *asked: next(outcomes, None) or references_of(*asked)
+    )
+    with measured(tmp_path) as here:
+        for candidate in here.candidates[:2]:
+            assert not isinstance(here.measuring.capacity(candidate), Failure)
+        assert here.measuring._references
+        assert here.warnings == [
+            "warning: the baseline gives no outputs to compare with (load_timeout: no answer within 120 s); "
+            "this candidate's outputs are not checked; where they have to be, mend that and run "
+            "tritonc tune --fresh"
+        ]
 
 
 def measured_alone(here: Measured, candidate) -> Measurement:

@@ -38,6 +38,7 @@ from tritonc.tuner.study import (
     decision_of,
     entrants,
     search_candidates,
+    why_undecided,
 )
 
 SPACE = small_space()
@@ -443,6 +444,28 @@ def test_there_is_no_verdict_where_nothing_could_be_measured(surface: Surface):
     search.tell(search.ask(), CRASH)
     outcome = confirm(entrants(search, None, None), surface, lambda _: None)
     assert outcome.verdict is None
+    assert why_undecided(search, outcome) == (
+        "nothing could be measured; server_crashed: signal 9; once that is mended, begin anew: "
+        "tritonc tune --fresh"
+    )
+
+
+def test_where_nothing_could_be_confirmed_its_own_fault_is_named_and_what_was_measured_is_kept(
+    surface: Surface,
+):
+    search = OptunaSearch(SPACE, seed=1)
+    surface.broken[next(each for each in SPACE if each != SPACE.baseline)] = Failure(
+        reason="load_failed", detail="no such accelerator"
+    )
+    run(search, surface, 20)
+    surface.broken = dict.fromkeys(SPACE, CRASH)
+    outcome = confirm(entrants(search, None, None), surface, lambda _: None)
+    assert outcome.verdict is None
+    measured = sum(trial.capacity is not None for trial in search.trials)
+    assert why_undecided(search, outcome) == (
+        f"nothing could be confirmed; server_crashed: signal 9; {measured} trials are kept: once that is "
+        "mended, run tritonc tune again"
+    )
 
 
 def told(*outcomes: tuple[dict, float]) -> tuple[OptunaSearch, list[Candidate]]:
