@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -230,15 +231,30 @@ def _next(result: TuneResult) -> list[str]:
     locked = f"The lock is {lock}, the repository {repository}."
     lines = ["", locked if result.decisions else "Nothing was locked.", "Next:"]
     if result.decisions:
-        new, diff = ["git", "add", "-N", lock, out], ["git", "diff", lock, out]  # shows what is new, too
-        check = ["tritonc", "build", *_spec_argument(result.spec_path), "--check"]
-        lines += [f"  {shlex.join(words)}" for words in (new, diff, check)]
+        # `add -N` has the diff show new files, too.
+        shown = [_short(path) for path in (result.lock_path, result.out) if not _is_ignored(path)]
+        commands = [["git", "add", "-N", *shown], ["git", "diff", *shown]] if shown else []
+        commands += [["tritonc", "build", *_spec_argument(result.spec_path), "--check"]]
+        lines += [f"  {shlex.join(words)}" for words in commands]
     if result.tracking_uri.startswith("sqlite:"):
         database = _short(Path(result.tracking_uri.removeprefix("sqlite:///")))
         lines.append(f"  {shlex.join(['mlflow', 'ui', '--backend-store-uri', f'sqlite:///{database}'])}")
     else:
         lines.append(f"  see {result.tracking_uri}")
     return lines
+
+
+def _is_ignored(path: Path) -> bool:
+    """Whether git ignores it, and so refuses to add it; false outside a repository and without git.
+
+    `--no-index`: of an ignored folder git adds nothing new, even where it has files of it already.
+    """
+    command = ["git", "-C", str(path.parent), "check-ignore", "--quiet", "--no-index", "--", path.name]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 def _spec_argument(path: Path) -> list[str]:

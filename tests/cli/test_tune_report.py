@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,24 @@ def test_the_next_commands_can_be_typed(decided: Decision):
         "mlflow ui --backend-store-uri sqlite:///.tritonc/mlflow.db",
     ):
         assert f"  {command}\n" in text
+
+
+@pytest.mark.parametrize(
+    ("ignored", "shown"),
+    [("", "spec.lock.yaml build"), ("build/\n", "spec.lock.yaml"), ("build/\n*.lock.yaml\n", "")],
+)
+def test_git_is_not_asked_to_add_what_it_ignores(
+    ignored: str, shown: str, decided: Decision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    (tmp_path / ".gitignore").write_text(ignored)
+    (tmp_path / "spec.lock.yaml").touch()
+    (tmp_path / "build").mkdir()
+    text = text_of(result_of(decided))
+    assert (f"  git add -N {shown}\n  git diff {shown}\n" in text) == bool(shown)
+    assert ("git " in text) == bool(shown)
+    assert "  tritonc build --check\n" in text
 
 
 def test_a_gain_is_told_in_what_the_model_is_tuned_for(decided: Decision):
