@@ -14,14 +14,15 @@ JOBS ?= 2
 UV ?= $(firstword $(wildcard .venv/bin/uv) uv)
 
 help:
-	@echo "make demo       set up, fetch a real model and tune it on a real tritonserver (10 minutes on 2 cores)"
-	@echo "make test       set up and run every check that CI runs"
+	@echo "make demo       set up, fetch a real model and tune it on a real tritonserver (10 minutes on 2 cores);"
+	@echo "                TRIALS=... measures at most that many candidates ($(TRIALS))"
+	@echo "make test       set up and run every check that CI runs; JOBS=... processes ($(JOBS))"
 	@echo "make models     set up and fetch the examples' models"
 	@echo "make install    only set up .venv/ (PYTHON=... chooses the interpreter)"
 	@echo "make format     put the code into the one format"
-	@echo "make docs       write docs/cli.md from the commands' help"
+	@echo "make docs       write docs/cli.md and docs/knobs.md from the commands' help and the compiler's catalogue"
 	@echo "make requirements   pin the dependencies of pyproject.toml anew (needs uv)"
-	@echo "make clean      remove .venv/ and what the demo made"
+	@echo "make clean      remove .venv/ and the examples' models, trials, locks and repositories"
 
 install: $(INSTALLED)
 
@@ -62,6 +63,7 @@ format: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python docs/cli_reference.py
+	$(BIN)/python docs/knobs.py
 
 requirements:
 	$(UV) pip compile --quiet pyproject.toml --group dev --extra tune --extra onnxruntime-openvino --extra openvino \
@@ -69,4 +71,4 @@ requirements:
 		--output-file requirements.txt
 
 clean:
-	rm -rf .venv examples/*/models examples/*/.tritonc
+	rm -rf .venv examples/*/models examples/*/.tritonc examples/*/build examples/*/spec.lock.yaml

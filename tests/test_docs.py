@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tritonc.cli import COMMANDS
+from tritonc.compiler.backends import CATALOGUE
 from tritonc.compiler.project import open_project
 from tritonc.compiler.repository import compile_repository
 from tritonc.schemas.lock_file import read_lock
@@ -57,9 +58,16 @@ def test_links_to_files_and_headings_resolve(document: Path) -> None:
             assert anchor in headings(path.read_text(encoding="utf-8")), f"{document.name} links to {link}"
 
 
-def test_the_reference_of_the_command_line_is_current() -> None:
-    reference = runpy.run_path(str(ROOT / "docs" / "cli_reference.py"))["reference"]
-    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == reference(), "run: make docs"
+@pytest.mark.parametrize(("program", "page"), [("cli_reference.py", "cli.md"), ("knobs.py", "knobs.md")])
+def test_a_generated_page_is_current(program: str, page: str) -> None:
+    reference = runpy.run_path(str(ROOT / "docs" / program))["reference"]
+    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == reference(), "run: make docs"
+    assert f"docs/{page})" in README
+
+
+def test_the_page_of_knobs_has_every_knob_once() -> None:
+    page = (ROOT / "docs" / "knobs.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| `([^`]+)` \|", page, flags=re.MULTILINE)) == sorted(CATALOGUE)
 
 
 @pytest.mark.parametrize("block", blocks(README, "yaml"), ids=lambda block: block.splitlines()[0][:40])

@@ -263,8 +263,9 @@ def _problem_document(problem: TritoncError) -> dict[str, Any]:
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     params=[_output_option()],
-    epilog="Start with: tritonc init model.onnx && tritonc tune. Exit codes: 0 done; 1 done, and the answer "
-    "is no; 2 the input is wrong; 3 the environment is wrong; 130 interrupted.",
+    epilog="Start with: tritonc init model.onnx; put the shapes, workload and slo of your clients into "
+    "spec.yaml; tritonc tune. Exit codes: 0 done; 1 done, and the answer is no; 2 the input is wrong; 3 the "
+    "environment is wrong; 130 interrupted.",
 )
 @click.version_option(__version__, "--version", prog_name="tritonc")
 @click.pass_context

@@ -68,9 +68,10 @@ def command(
 ) -> int:
     """Compile the spec and its lock to a model repository for each target.
 
-    What the lock decided is built; a model that is not in it gets safe defaults. Nothing is measured and no
-    server is started: the same spec, lock and model files give the same bytes on any machine. Exits 1 if
-    nothing met a model's SLO, or if --check found a difference.
+    What the lock decided is built. A model that is not in it gets the baseline: what Triton itself would
+    complete, with what `search:` pins. Nothing is measured and no server is started: the same spec, lock and
+    model files give the same bytes on any machine. Exits 1 if nothing met a model's SLO, or if --check found
+    a difference.
     """
     project = open_project(spec, allow_outside=allow_outside)
     names = chosen_targets(project.spec, targets)

@@ -30,7 +30,8 @@ def command(output: Output, models: tuple[Path, ...], out: Path, force: bool) ->
     """Write a commented starter spec from ONNX model files.
 
     It states what the files say (inputs, outputs, batch axis), targets this machine, and has a comment
-    wherever you have to decide. It builds as it is.
+    wherever you have to decide. It builds as it is; before `tritonc tune`, put in what your clients send
+    (shapes, workload) and the limits to keep (slo).
     """
     to_stdout = str(out) == "-"
     folder = Path() if to_stdout else out.parent

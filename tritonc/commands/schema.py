@@ -18,6 +18,8 @@ def command(_output: Output, document: Literal["spec", "lock"]) -> None:
     To have an editor complete and check a spec, save it and put this on the spec's first line:
 
         # yaml-language-server: $schema=spec.schema.json
+
+    It does not know the names of backends, accelerators, precisions and knobs: `tritonc build` checks those.
     """
     from tritonc.schemas.json_schema import json_schema
 

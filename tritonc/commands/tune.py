@@ -62,22 +62,25 @@ class Duration(click.ParamType[float]):
     "engine_name",
     default="embedded",
     show_default=True,
-    help="embedded: the tritonserver that tritonc fetches. local: an installed tritonserver.",
+    help="embedded: the tritonserver that tritonc fetches. local: an installed tritonserver (on PATH, or "
+    "named by TRITONC_TRITONSERVER).",
 )
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Of the search: repeats its order.",
+    help="Seed of the search and of Poisson arrivals. With the same seed and the same measurements the same "
+    "candidates are tried in the same order.",
 )
 @click.option(
     "--sampler",
     type=click.Choice(["tritonc", "gp", "tpe", "random", "grid"]),
     default="tritonc",
     show_default=True,
-    help="tritonc: a model of the whole space, which stops when nothing better is in sight. gp, tpe, random: "
-    "Optuna's. grid: every candidate under every load, for ground truth.",
+    help="tritonc: a model of the whole space, which stops by itself when little is left to gain. gp, tpe, "
+    "random: Optuna's (gp needs the extra of that name). grid: every candidate under every load, for ground "
+    "truth.",
 )
 @click.option(
     "--pick",
@@ -87,11 +90,17 @@ class Duration(click.ParamType[float]):
     "with objective: {pareto: [...]}.",
 )
 @click.option("--fresh", is_flag=True, help="Begin a new study, and measure everything anew.")
-@click.option("--dry-run", is_flag=True, help="Print the size of the space and the time it takes.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Measure nothing; print how many candidates there are, how many of them are known, and about how "
+    "long it takes.",
+)
 @click.option(
     "--perf-analyzer",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Another perf_analyzer than the pinned one; its version is recorded.",
+    help="Another perf_analyzer than the pinned one, run in your environment; its version is recorded. With "
+    "--engine local nothing is fetched then.",
 )
 @click.option("--allow-outside", is_flag=True, help="Let model files lie outside the spec's folder.")
 @click.pass_obj
@@ -113,9 +122,11 @@ def command(
 ) -> int:
     """Measure candidates on a real tritonserver, choose the best, write the lock and build.
 
-    Every candidate is loaded into one server and put under load; the baseline and the finalists are measured
-    again before one is chosen. The spec is never changed. Stop it at any time (Ctrl-C): finished trials are
-    kept, and the same command goes on from there. Exits 1 if nothing met a model's SLO.
+    Every candidate is loaded into one server and put under load. The best of them are measured again beside
+    the baseline (what Triton itself would complete) and what the lock holds, and have to beat these by more
+    than the noise. The spec is never changed. Stop it at any time (Ctrl-C): finished trials are kept, and
+    the same command goes on from there. Targets that this machine cannot measure are skipped. Exits 1 if
+    nothing met a model's SLO, or nothing could be measured or confirmed.
     """
     from tritonc.compiler.project import open_project
     from tritonc.tuner.engines import engine_named
