@@ -17,6 +17,7 @@ from tritonc.tuner.encoding import behaviour
 from tritonc.tuner.events import Confirming, Observer, SearchEnded, TrialStarted, Warned
 from tritonc.tuner.front import MEMBERS, Choice, choose, front_of, trials_on_front
 from tritonc.tuner.further_workloads import first_of, further_in
+from tritonc.tuner.joint_measurement import members_in
 from tritonc.tuner.objective import axes_of, missed, weights_of
 from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch
 from tritonc.tuner.promise import PATIENCE
@@ -260,15 +261,21 @@ def _not_chosen(verdict: Verdict, finishers: Sequence[Finisher]) -> Iterator[str
     """What each finalist reached where none was chosen, a line each: the lock has no place for it."""
     seen = Comparison([finisher.contender for finisher in finishers])
     for finisher in finishers:
-        contender, measured = finisher.contender, finisher.measurement
+        contender, members = finisher.contender, members_in(finisher.measurement)
         if contender.role == "finalist":
             lead = math.expm1(seen.lead(contender, verdict.chosen))
-            p99 = f", p99 {measured.latency_ms['p99'].value:.4g} ms" if "p99" in measured.latency_ms else ""
+            of_each = "; ".join(f"{model} {_reached(each)}" for model, each in members.items())
             yield (
-                f"note: finalist {contender.candidate.id} confirmed at {measured.throughput.value:.4g} "
-                f"inferences/s{p99}, SLO {'met' if contender.slo_met else 'missed'}; "
+                f"note: finalist {contender.candidate.id} confirmed: "
+                f"{of_each or _reached(finisher.measurement)}; "
+                f"SLO {'met' if contender.slo_met else 'missed'}; "
                 f"objective {lead:+.1%} to that of {verdict.chosen.candidate.id}, which stays"
             )
+
+
+def _reached(measured: Measurement) -> str:
+    p99 = f", p99 {measured.latency_ms['p99'].value:.4g} ms" if "p99" in measured.latency_ms else ""
+    return f"{measured.throughput.value:.4g} inferences/s{p99}"
 
 
 def decision_of(search: OptunaSearch, outcome: Outcome, evidence: Evidence) -> Decision:

@@ -27,6 +27,7 @@ from tritonc.tuner.events import (
     TrialStarted,
     Warned,
 )
+from tritonc.tuner.joint_measurement import Together
 from tritonc.tuner.noise import NoiseFloor
 from tritonc.tuner.optuna_search import Goal, OptunaSearch
 from tritonc.tuner.search import CLOSED_LOADS
@@ -521,8 +522,21 @@ def test_where_the_baseline_stays_what_the_finalists_reached_is_said(surface: Su
     outcome = confirm(entrants(search, None, None), surface, seen.append)
     assert outcome.verdict.chosen.candidate == baseline
     (said,) = [event.text for event in seen if isinstance(event, Warned)]
-    assert said.startswith(f"note: finalist {other.id} confirmed at ")
+    assert said.startswith(f"note: finalist {other.id} confirmed: ")
+    assert " inferences/s, p99 " in said
     assert said.endswith(f"to that of {baseline.id}, which stays")
+
+
+def test_what_finalists_reached_together_is_said_of_each_model(surface: Surface, monkeypatch):
+    search, (baseline, other) = told(({}, 100.0), ({"instance_count": 4}, 110.0))
+    surface.capacities[baseline] = surface.capacities[other] = 1.0
+    alone, pooled = measurement(240.0), surface.pooled
+    both = {"a": alone, "b": alone}
+    monkeypatch.setattr(surface, "pooled", lambda seen: Together(**dict(pooled(seen)), members=both))
+    seen: list = []
+    confirm(entrants(search, None, None), surface, seen.append)
+    (said,) = [event.text for event in seen if isinstance(event, Warned)]
+    assert "confirmed: a 240 inferences/s, p99 20 ms; b 240 inferences/s, p99 20 ms; SLO met;" in said
 
 
 FRONT = Goal(Pareto(pareto=("throughput", "p99_latency_ms")), Slo(p99_latency_ms=LIMIT_MS))
