@@ -270,7 +270,8 @@ def machine_text(event: MachineChanged) -> str:
     """What became of the machine, and what is done about it, in one line."""
     became = f"{event.speed - 1:.0%} faster" if event.speed > 1 else f"{1 - event.speed:.0%} slower"
     trials = ", ".join(str(number) for number in event.again)
-    return f"the machine became {became} after trial {event.since}; measured again: trials {trials}"
+    since = f"after trial {event.since}" if event.since else "since the baseline was measured"
+    return f"the machine became {became} {since}; measured again: trials {trials}"
 
 
 class LiveView:

@@ -90,7 +90,7 @@ class EveryWorkload:
             if isinstance(sample, Failure):
                 return sample
             samples.append(sample)
-            seen = self._measuring.pooled(samples)
+            seen = self._measuring.pooled([Sample.joined(samples)])  # one visit: nothing was in between
             worst = max(objective.violations(bench.slo, seen).values(), default=-1.0)
             if len(samples) > 1 or worst < -_NEAR:
                 return seen
@@ -122,6 +122,12 @@ class EveryWorkload:
     def look(self, candidate: Candidate, load: Load, requests: int) -> Measurement | Failure:
         """Under the first workload alone."""
         return self._measuring.look(candidate, load, requests)
+
+    def joined(self, samples: Sequence[SampleOfEach]) -> SampleOfEach:
+        """Samples without another candidate in between as one."""
+        whole = [each.further for each in samples if each.further]
+        further = tuple(Sample.joined(of_one) for of_one in zip(*whole, strict=True))
+        return SampleOfEach(Sample.joined([each.first for each in samples]), further)
 
     def pooled(self, samples: Sequence[SampleOfEach]) -> UnderEach:
         """All samples of a candidate as one Measurement, with those under further workloads in it."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from tritonc.schemas.measurement import ClosedLoad, Failure, Load
+from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement
 from tritonc.schemas.spec import ClosedWorkload
 from tritonc.tuner.capacity import Known
 from tritonc.tuner.engines import Server
 from tritonc.tuner.joint_worth import Loads, Members, Samples, Visits
-from tritonc.tuner.load_search import HOPELESS, LoadSearch, latency_excess
+from tritonc.tuner.load_search import FAR, HOPELESS, SLACK, LoadSearch, latency_excess
 from tritonc.tuner.loads import closed_load
+from tritonc.tuner.measure import CLIENTS, WARM, WARM_UPS
 from tritonc.tuner.objective import latency_limits
 from tritonc.tuner.sample import Sample
 from tritonc.tuner.statistics import settled
@@ -22,17 +23,13 @@ WARM_UP_S = 0.5
 SHORTEST_S = 1.0
 LONGEST_S = 10.0
 
-_WARM_UPS = 4
-_WARM = 0.1  # short windows differ by 3 to 8% anyway (design/search.md, fact 5)
-_CLIENTS = 8  # at saturation on most configurations; the load search goes on from there
 _LONGEST_STEP_S = 4.0
 _REQUESTS = 60  # of the slowest member in a step, where its length allows
 _STEPS = 10
 _TRIES = 6
 _WINDOWS = 2  # that a set of loads needs to be believed
+_WINDOW_TRIES = 3
 _OVERLAP = 0.5
-_BEYOND = 0.25  # a latency this far above its limit is believed at once
-_SLACK = 1.1  # throughput falls a little far above saturation, and one window may be off
 
 
 @dataclass(slots=True)
@@ -56,16 +53,16 @@ class JointTrial:
         loads: dict[str, Load] = {}
         for model, member in self.members.by_model.items():
             workload = member.bench.workload
-            most = workload.max_concurrency if isinstance(workload, ClosedWorkload) else _CLIENTS
-            loads[model] = closed_load(workload, min(_CLIENTS, most))
+            most = workload.max_concurrency if isinstance(workload, ClosedWorkload) else CLIENTS
+            loads[model] = closed_load(workload, min(CLIENTS, most))
         last: Samples = {}
-        for _ in range(_WARM_UPS):
+        for _ in range(WARM_UPS):
             found = self.window(loads, WARM_UP_S)
             if isinstance(found, Failure):
                 return found
             before, last = last, {model: each for model, each in found.items() if each is not None}
             if before.keys() == last.keys() and all(
-                settled(before[model].request_rate, last[model].request_rate, _WARM) for model in last
+                settled(before[model].request_rate, last[model].request_rate, WARM) for model in last
             ):
                 break
         return last
@@ -80,9 +77,9 @@ class JointTrial:
         seen = {model: self.members[model].measuring.pooled([each]) for model, each in warm.items()}
         for model, measured in seen.items():
             limits = self.members[model].bench.slo.limits
-            if latency_excess(latency_limits(limits), measured, limits.get("avg_queue_ms")) <= _BEYOND:
+            if latency_excess(latency_limits(limits), measured, limits.get("avg_queue_ms")) <= FAR:
                 return False
-        return _SLACK * self.members.together(dict(seen)).throughput.value < HOPELESS * known.incumbent.low
+        return SLACK * self.members.together(dict(seen)).throughput.value < HOPELESS * known.incumbent.low
 
     def searched(self, warm: Samples) -> tuple[Loads, list[Visits]] | Failure:
         """The loads that each member's own search led to, and all that was seen on the way."""
@@ -105,9 +102,9 @@ class JointTrial:
                     told.setdefault((model, loads[model]), []).append(sample)
                     rates[model] = sample.request_rate
                 if asked[model] is not None:
-                    pooled = told.get((model, loads[model]))
+                    windows = told.get((model, loads[model]))
                     searches[model].tell(
-                        loads[model], self.members[model].measuring.pooled(pooled) if pooled else None
+                        loads[model], self._in_one_visit(model, windows) if windows else None
                     )
             _add(seen, loads, found)
         best = {model: search.best() for model, search in searches.items()}
@@ -132,8 +129,8 @@ class JointTrial:
                     missing = ", ".join(sorted(self.members.by_model.keys() - whole.keys()))
                     return Failure(reason="no_result", detail=f"{missing} completed nothing in time")
                 visits.samples.append(whole)
-            tried.append(visits)
-            lower = self.members.lowered(visits)
+            tried.append(visits.joined())
+            lower = self.members.lowered(tried[-1])
             if lower == loads:
                 break
             loads = lower
@@ -145,13 +142,18 @@ class JointTrial:
         missed = sum(max(0.0, value) for value in self.members.violations(measured).values())
         return missed, -measured.throughput.value
 
+    def _in_one_visit(self, model: str, windows: Sequence[Sample]) -> Measurement:
+        """What windows of this trial show of a member."""
+        return self.members[model].measuring.pooled([Sample.joined(windows)])
+
     def window(self, loads: Loads, window_s: float) -> dict[str, Sample | None] | Failure:
         """One window of all members at once, cut to what they have in common; None: nothing was completed.
 
-        Where a member is so slow that its window had to be longer, all get one as long.
+        Where that is too little, as one began late or is so slow that its window had to be longer, all get a
+        longer one, which is as long as the longest.
         """
         self.on_load(_in_all(loads))
-        for _ in range(2):
+        for _ in range(_WINDOW_TRIES):
             found = self._at_once(loads, window_s)
             if isinstance(found, Failure):
                 return found
@@ -159,8 +161,9 @@ class JointTrial:
             cut = overlapping(seen)
             if cut is not None:
                 return {model: cut.get(model) for model in found}
-            window_s = min(LONGEST_S, max(each.windows[0].duration_s for each in seen.values()))
-        return found
+            longest_s = max(each.windows[0].duration_s for each in seen.values())
+            window_s = max(longest_s, min(LONGEST_S, 2 * window_s))
+        return Failure(reason="no_result", detail=_apart(loads))
 
     def _at_once(self, loads: Loads, window_s: float) -> dict[str, Sample | None] | Failure:
         self.count += 1
@@ -201,7 +204,7 @@ class JointTrial:
 def overlapping(samples: Mapping[str, Sample]) -> dict[str, Sample] | None:
     """One window of each member, cut to the time in which all were under load.
 
-    None where that is less than half of the longest one.
+    None where that is less than half of the longest one, or one member completed nothing in it.
     """
     windows = [each.windows[0] for each in samples.values()]
     if any(window.summary is not None for window in windows):
@@ -214,7 +217,15 @@ def overlapping(samples: Mapping[str, Sample]) -> dict[str, Sample] | None:
         model: replace(each, windows=(each.windows[0].within(begin_s, end_s),))
         for model, each in samples.items()
     }
-    return cut if all(len(each.windows[0].send_s) for each in cut.values()) else dict(samples)
+    return cut if all(len(each.windows[0].send_s) for each in cut.values()) else None
+
+
+def _apart(models: Iterable[str]) -> str:
+    """Why models have no window in common, and what to do about it."""
+    return (
+        f"the windows of {', '.join(models)} had too little time in common, {_WINDOW_TRIES} times; "
+        "let nothing else run on this machine, or take the slowest of these models out of `together`"
+    )
 
 
 def _add(seen: list[Visits], loads: Loads, found: Mapping[str, Sample | None]) -> None:

@@ -14,7 +14,6 @@ from tritonc.tuner.measuring import StandMeasuring
 from tritonc.tuner.objective import weights_of
 from tritonc.tuner.race import is_mendable
 from tritonc.tuner.sample import Sample
-from tritonc.tuner.statistics import half_width
 
 JOINT_LOAD = ClosedLoad(concurrency=1)
 """What stands for the loads that the members of a candidate carried in its trial; 2, 3 and so on in its place
@@ -57,6 +56,10 @@ class Visits:
         """The samples of one member."""
         return [each[model] for each in self.samples]
 
+    def joined(self) -> Visits:
+        """The same as one sample: the windows of one trial are one visit (`sample.pooled`)."""
+        return Visits(self.loads, [{model: Sample.joined(self.of(model)) for model in self.loads}])
+
 
 class Members:
     """The models that are measured together, by name.
@@ -89,14 +92,13 @@ class Members:
     def together(self, members: dict[str, Measurement], load: Load = JOINT_LOAD) -> Together:
         """What all members do, from what each does; `tuner.together` says what its throughput means."""
         score = sum(self._shares[m] * self.by_model[m].score(seen) for m, seen in members.items())
-        half = math.hypot(*(self._shares[m] * half_width(seen.throughput) for m, seen in members.items()))
-        value = math.exp(score)
+        parts = [(self._shares[m], seen.throughput) for m, seen in members.items()]
         return Together(
             load=load,
             requests=min(seen.requests for seen in members.values()),
             errors=sum(seen.errors for seen in members.values()),
             duration_s=max(seen.duration_s for seen in members.values()),
-            throughput=Interval(value=value, low=value * math.exp(-half), high=value * math.exp(half)),
+            throughput=_interval(math.exp(score), parts),
             latency_ms={},
             sustained=all(seen.sustained for seen in members.values()),
             memory_bytes=max(seen.memory_bytes or 0 for seen in members.values()),
@@ -133,3 +135,29 @@ class Members:
         for model, seen in members_in(measurement).items():
             found |= named(model, what(self.by_model[model], seen))
         return found
+
+
+def _interval(value: float, parts: Sequence[tuple[float, Interval]]) -> Interval:
+    """A weighted geometric mean, as uncertain as what it is made of.
+
+    All may be off to the same side: what slows one member down slows those beside it. An end that is not
+    known of one of them is not known of the mean.
+
+    Args:
+        value: of the mean.
+        parts: the share of each member, and its throughput.
+    """
+    return Interval(
+        value=value,
+        low=_end(value, [(share, each.value, each.low) for share, each in parts]),
+        high=_end(value, [(share, each.value, each.high) for share, each in parts]),
+    )
+
+
+def _end(value: float, parts: Sequence[tuple[float, float, float | None]]) -> float | None:
+    """The mean where each part is at its end, from their shares, values and ends."""
+    for share, part, end in parts:
+        if end is None or part <= 0:
+            return None
+        value *= (end / part) ** share
+    return value

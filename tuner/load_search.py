@@ -40,14 +40,16 @@ the interval by little; the confirmation visits what matters often."""
 HOPELESS = 0.85
 """A candidate that within its limits, taken one standard error well, does less than this share of what the
 best one does, taken one badly, is left (design/search.md, "Cut early")."""
+FAR = 0.25
+"""A latency this far beyond its limit is believed at once (design/search.md, "Cut early")."""
+SLACK = 1.1
+"""Throughput falls a little far above saturation (design/search.md, fact 6), and one window may be off."""
 
 _ANOTHER = math.sqrt(2.0)
 """Another window narrows an interval by no more than that: one that is wider than it can mend is left."""
 _NEAR = 0.1
 """A load this close to the limit is measured twice before it is believed, unless the noise is larger."""
-_FAR = 0.25  # a latency this far beyond its limit is believed at once (design/search.md, "Cut early")
 _AFAR = 1.6  # two levels farther apart than this say little about what is between them
-_SLACK = 1.1  # throughput falls a little far above saturation (fact 6), and one window may be off
 _STRAY = 1.4  # p99 over average is nearly constant within a model (fact 3): beyond that it is noise
 
 
@@ -276,7 +278,7 @@ class LoadSearch:
         wanted = HOPELESS * at_least(self._incumbent)
         points = self._ascending()
         is_closed = isinstance(self._workload, ClosedWorkload)
-        if points and is_closed and _SLACK * Curve(points).most(self._ceiling) < wanted:
+        if points and is_closed and SLACK * Curve(points).most(self._ceiling) < wanted:
             return True
         beyond = [p for p in points if _is_far_beyond(p) or (p.times >= 2 and p.surely_beyond)]
         if not beyond:
@@ -284,7 +286,7 @@ class LoadSearch:
         if isinstance(self._workload, OpenDemand):
             return beyond[0].level * mean_size(self._workload.request_batch) < wanted
         below = [point for point in points if point.level <= beyond[0].level]
-        return max(_SLACK * at_most(point.throughput) for point in below) < wanted
+        return max(SLACK * at_most(point.throughput) for point in below) < wanted
 
     @property
     def _is_limited(self) -> bool:
@@ -398,7 +400,7 @@ def _error(limits: Mapping[Percentile, float], measured: Measurement) -> float:
 
 def _is_far_beyond(point: Point) -> bool:
     """Whether one window is enough to believe it; of a warm-up one whose throughput has an interval is."""
-    return point.excess > _FAR and (point.times > 0 or point.throughput.high is not None)
+    return point.excess > FAR and (point.times > 0 or point.throughput.high is not None)
 
 
 def _is_stray(low: Point, high: Point) -> bool:

@@ -13,7 +13,7 @@ from tritonc.tuner.bench import Bench
 from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known, Seconds
 from tritonc.tuner.engines import Server, ServerFailure
 from tritonc.tuner.load_search import LoadSearch
-from tritonc.tuner.loads import closed_load
+from tritonc.tuner.loads import closed_load, level_of
 from tritonc.tuner.noise import NoiseFloor, noise_floor
 from tritonc.tuner.objective import lowered, soft_cost, soft_violations, violations
 from tritonc.tuner.perf_analyzer import NoWindow
@@ -22,16 +22,20 @@ from tritonc.tuner.statistics import LEAST_WINDOWS, rate_stretches, settled
 from tritonc.tuner.under_load import LONGEST_S, WINDOW_S, UnderLoad
 from tritonc.tuner.verify import Reference, verify_all
 
+CLIENTS = 8
+"""Of a warm-up: at saturation on most configurations; the load search goes on from there."""
+WARM_UPS = 4
+"""Windows of a warm-up at most."""
+WARM = 0.1
+"""A warm-up is over where windows differ by less: short ones differ by 3 to 8% (design/search.md, fact 5)."""
+
 _OPEN_S = 1.5  # a growing queue shows more clearly, and the 99th percentile is what an open load is about
 _SHORTEST_S = 0.4  # visits differ as much as windows do (`statistics.VISIT`): longer ones tell little more
 _REQUESTS = 40  # completed in a step, where its length allows
 _WARM_UP_S = 0.3
-_WARM_UPS = 4
 _WARM_UP_CAP_S = 2.0  # no further window is begun then
-_WARM = 0.1  # short windows differ by 3 to 8% anyway (design/search.md, fact 5)
 _WARM_REQUESTS = 12  # with fewer, the halves of a window say nothing about each other
 _AT_THE_ENDS = 2  # requests by which the count of a stretch is off: one at each end
-_CLIENTS = 8  # at saturation on most configurations; the load search goes on from there
 _DRAIN_S = 3.0  # an overloaded server gets no more work than it does in this time
 
 OnLoad = Callable[[Load | None], None]
@@ -236,11 +240,11 @@ class _Trial:
         and does much less than the best so far is left without any other window.
         """
         workload, first = self.bench.workload, self.known.first
-        most = workload.max_concurrency if isinstance(workload, ClosedWorkload) else _CLIENTS
-        clients = max(_CLIENTS, first.concurrency if isinstance(first, ClosedLoad) else 0)
+        most = workload.max_concurrency if isinstance(workload, ClosedWorkload) else CLIENTS
+        clients = max(CLIENTS, first.concurrency if isinstance(first, ClosedLoad) else 0)
         load = closed_load(workload, min(clients, most))
         last, began = None, time.monotonic()
-        for _ in range(_WARM_UPS):
+        for _ in range(WARM_UPS):
             sample = self.candidate.window(load, _WARM_UP_S)
             if isinstance(sample, NoWindow):
                 return None if sample.reason == "too_slow" else self.candidate.failure(sample)
@@ -287,9 +291,9 @@ def _is_warm(before: Sample | None, last: Sample) -> bool:
     requests = len(window.steady_latency_ms)
     if requests >= _WARM_REQUESTS:
         first, second = rate_stretches(window.done_s, window.steady_from_s, window.duration_s, 2)
-        if settled(first, second, _WARM + _AT_THE_ENDS / (requests / 2)):
+        if settled(first, second, WARM + _AT_THE_ENDS / (requests / 2)):
             return True
-    tolerance = _WARM + _AT_THE_ENDS / max(1, requests)
+    tolerance = WARM + _AT_THE_ENDS / max(1, requests)
     return before is not None and settled(before.request_rate, last.request_rate, tolerance)
 
 
@@ -348,7 +352,7 @@ def _decided(
         load: (each.measurement, each.windows) for load, each in known.loads.items() if search.concerns(load)
     }
     seen = {**before, **fresh}
-    steps = sorted(seen.values(), key=lambda step: _level(step[0]))
+    steps = sorted(seen.values(), key=lambda step: level_of(step[0].load))
     decides = best or search.best()
     assert decides is not None, "the search was told nothing"
     measured, _ = seen[decides]
@@ -367,8 +371,3 @@ def _decided(
         lowered=lowered(bench.objective, objective, cost) if cost else None,
         windows=tuple(windows for _, windows in steps),
     )
-
-
-def _level(measured: Measurement) -> float:
-    load = measured.load
-    return load.concurrency if isinstance(load, ClosedLoad) else load.rate

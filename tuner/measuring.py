@@ -21,7 +21,7 @@ from tritonc.tuner.measure import measure_capacity, recalled_capacity
 from tritonc.tuner.noise import WINDOWS, NoiseFloor
 from tritonc.tuner.recorded import Recorded, Reused, day_of
 from tritonc.tuner.records import NOTHING_BEFORE, Before, NoRecords, Records
-from tritonc.tuner.reference import REQUESTS, ReferenceWatch
+from tritonc.tuner.reference import ReferenceWatch, requests_of_look
 from tritonc.tuner.sample import Sample, pooled
 from tritonc.tuner.stand import Stand
 from tritonc.tuner.under_load import WINDOW_S, take_sample
@@ -32,7 +32,7 @@ Outcome = TypeVar("Outcome")
 _Visited = tuple[Candidate, int]
 """A candidate, and which workload's bench it was seen on."""
 
-_TRIES_FOR_REFERENCE = 3
+TRIES_FOR_REFERENCE = 3
 """Candidates before which the baseline is asked for its outputs until it gives them: machines may be busy."""
 SERVER_GONE = frozenset({"server_crashed", "server_hung"})
 """Failures that somebody else may have caused."""
@@ -45,8 +45,6 @@ _MARGIN = 1.1  # windows differ, and another one for the last few requests costs
 _WARM_UP_S = 0.3
 _REQUESTS_ALONE = 100
 """Of the one client that says how long an execution takes."""
-_LONGEST_LOOK_S = 10.0
-"""A look at the machine takes fewer requests where the model is so slow that it would last longer."""
 
 
 class StandMeasuring:
@@ -86,7 +84,7 @@ class StandMeasuring:
         self._alone: dict[Candidate, Measurement] = {}
         self._measured: dict[Candidate, Measurement] = {}
         self._rates: dict[_Visited, float] = {}
-        self._tries_for_reference = _TRIES_FOR_REFERENCE
+        self._tries_for_reference = TRIES_FOR_REFERENCE
         self._records = records or NoRecords()
         self._trusts_records: bool | None = None
 
@@ -174,10 +172,7 @@ class StandMeasuring:
 
     def _change(self, candidate: Candidate, watch: ReferenceWatch) -> float | Failure | None:
         """How much faster the machine is now by one look at the candidate; None where that is not clear."""
-        load = watch.reference.load
-        rate = watch.reference.throughput.value / load.mean_request_batch
-        requests = max(1, min(REQUESTS, math.ceil(rate * _LONGEST_LOOK_S)))
-        seen = self.look(candidate, load, requests)
+        seen = self.look(candidate, watch.reference.load, requests_of_look(watch.reference))
         return seen if isinstance(seen, Failure) else watch.change(seen)
 
     def _recalled(self, candidate: Candidate, known: Known) -> Capacity | None:
@@ -346,8 +341,12 @@ class StandMeasuring:
         sample = self.sample(candidate, load, requests)
         return sample if isinstance(sample, Failure) else self.pooled([sample])
 
+    def joined(self, samples: Sequence[Sample]) -> Sample:
+        """Samples without anything else in between as one."""
+        return Sample.joined(samples)
+
     def pooled(self, samples: Sequence[Sample]) -> Measurement:
-        """All samples of a candidate under one load as one Measurement."""
+        """All samples of a candidate under one load as one Measurement, each of a visit of its own."""
         return pooled(samples, self._noise, visits=len(samples))
 
     def violations(self, measurement: Measurement) -> Mapping[str, float]:

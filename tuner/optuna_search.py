@@ -393,6 +393,40 @@ class OptunaSearch:
         with optuna_at(self._path):
             interrupt_trial(self._open.pop(candidate))
 
+    def doubt(self, again: Collection[Trial]) -> None:
+        """Notes that the machine changed after all trials so far, and which of them to measure again.
+
+        Raises:
+            SetupError: it cannot be stored.
+        """
+        marks = {"until": self._told[-1].number, "again": [trial.told for trial in again]}
+        with optuna_at(self._path):
+            self._study.set_user_attr("doubt", marks)
+
+    def believe(self) -> None:
+        """Notes that all is measured again that is to be, after `doubt`.
+
+        Raises:
+            SetupError: it cannot be stored.
+        """
+        with optuna_at(self._path):
+            self._study.set_user_attr("doubt", None)
+
+    @property
+    def doubted(self) -> tuple[Trial, ...]:
+        """Trials from before the machine changed, as long as some are to be measured again for that."""
+        with optuna_at(self._path):
+            doubt = self._study.user_attrs.get("doubt")
+        return tuple(trial for trial in self._trials if doubt and trial.told <= doubt["until"])
+
+    @property
+    def left_to_measure_again(self) -> tuple[Trial, ...]:
+        """Those of them that `doubt` was told and that were not measured since, in its order."""
+        with optuna_at(self._path):
+            doubt = self._study.user_attrs.get("doubt")
+        by_number = {trial.told: trial for trial in self._trials}
+        return tuple(by_number[told] for told in (doubt["again"] if doubt else ()) if told in by_number)
+
 
 def _seed(seed: int, asked: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {asked}".encode()).digest()[:4])

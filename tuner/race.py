@@ -42,7 +42,7 @@ Sample = TypeVar("Sample")
 class Measuring(Protocol[Sample]):
     """How candidates are measured: the seam between the search and the server.
 
-    A `Sample` is what one window of load gives; several of one candidate under one load can be pooled. Every
+    A `Sample` is what one visit to a candidate gives; several under one load can be pooled. Every
     method that measures loads the candidate first, in the place of what was there, where it is not loaded.
     """
 
@@ -64,6 +64,10 @@ class Measuring(Protocol[Sample]):
 
     def look(self, candidate: Candidate, load: Load, requests: int) -> Measurement | Failure:
         """A look at how fast the machine is: at least `requests` requests under a given load, no more."""
+        ...
+
+    def joined(self, samples: Sequence[Sample]) -> Sample:
+        """Samples of a candidate under one load, without anything else in between: they are one visit."""
         ...
 
     def pooled(self, samples: Sequence[Sample]) -> Measurement:
@@ -152,11 +156,16 @@ class Finisher:
 
 @dataclass(slots=True)
 class _Runner(Generic[Sample]):
-    """An entrant while it runs: the load it has come down to, and what it did there, by round."""
+    """An entrant while it runs: the load it has come down to, and what it did there.
+
+    Attributes:
+        visits: what was seen, with rounds that followed each other as one.
+        scores: by round, as are the errors.
+    """
 
     entrant: Entrant
     load: Load
-    samples: dict[int, Sample] = field(default_factory=dict)
+    visits: list[Sample] = field(default_factory=list)
     scores: dict[int, float] = field(default_factory=dict)
     errors: dict[int, float] = field(default_factory=dict)
     failure: Failure | None = None
@@ -165,7 +174,7 @@ class _Runner(Generic[Sample]):
     @property
     def is_short(self) -> bool:
         """Whether it has too few rounds to be judged."""
-        return len(self.samples) < FIRST_LOOK
+        return len(self.scores) < FIRST_LOOK
 
     @property
     def counts(self) -> bool:
@@ -201,10 +210,12 @@ def race(
     measuring.gather({entrant.candidate: entrant.known for entrant in entrants})
     runners = [_Runner[Sample](entrant, entrant.load) for entrant in entrants]
     turns = runners
+    last: _Runner[Sample] | None = None
     for number in range(1, LAST_LOOK + 1):
         for runner in turns if number % 2 else reversed(turns):
             on_turn(runner.entrant, number)
-            _turn(runner, number, measuring, math.ceil(requests / FIRST_LOOK))
+            _turn(runner, number, measuring, math.ceil(requests / FIRST_LOOK), is_next=runner is last)
+            last = runner
         measured = [runner for runner in runners if runner.counts]
         short = [runner for runner in measured if runner.is_short]
         turns = short if is_front else _next_turns(measured, measuring)
@@ -214,7 +225,9 @@ def race(
     return tuple(_finished(runner, measuring) for runner in runners if runner.counts), failures
 
 
-def _turn(runner: _Runner[Sample], number: int, measuring: Measuring[Sample], requests: int) -> None:
+def _turn(
+    runner: _Runner[Sample], number: int, measuring: Measuring[Sample], requests: int, *, is_next: bool
+) -> None:
     """Measures one entrant once, or a few times until it has come down to a load that it carries.
 
     Args:
@@ -222,6 +235,7 @@ def _turn(runner: _Runner[Sample], number: int, measuring: Measuring[Sample], re
         number: of the round.
         measuring: measures it.
         requests: of a round while it has too few of them to be judged.
+        is_next: whether the turn before was its, too.
     """
     for left in reversed(range(_TRIES)):
         wanted = requests if runner.is_short else math.ceil(_SHARE_OF_LATER_ROUNDS * requests)
@@ -229,13 +243,16 @@ def _turn(runner: _Runner[Sample], number: int, measuring: Measuring[Sample], re
         if isinstance(sample, Failure):
             runner.failure = sample
             return
-        runner.samples[number] = sample
+        if is_next and runner.visits:
+            runner.visits[-1] = measuring.joined([runner.visits[-1], sample])
+        else:
+            runner.visits.append(sample)
         seen = measuring.pooled([sample])
         cost = soft_cost(measuring.soft_violations(seen))
         runner.scores[number] = measuring.score(measuring.objective(seen)) - cost
         if (said := measuring.error(sample)) is not None:
             runner.errors[number] = said
-        missed, for_good = _missed(measuring, list(runner.samples.values()))
+        missed, for_good = _missed(measuring, runner.visits)
         is_believed = missed > CLEARLY or (missed > 0 and not runner.is_short)
         has_time = left > 0 and number + FIRST_LOOK <= LAST_LOOK + 1
         is_of_use = is_believed and has_time and for_good <= CLEARLY
@@ -243,7 +260,7 @@ def _turn(runner: _Runner[Sample], number: int, measuring: Measuring[Sample], re
         if lower is None:
             return
         runner.load = lower
-        runner.samples.clear()
+        runner.visits.clear()
         runner.scores.clear()
         runner.errors.clear()
 
@@ -282,7 +299,7 @@ def _missed(measuring: Measuring[Sample], samples: Sequence[Sample]) -> tuple[fl
 
 
 def _finished(runner: _Runner[Sample], measuring: Measuring[Sample]) -> Finisher:
-    measurement = measuring.pooled(list(runner.samples.values()))
+    measurement = measuring.pooled(runner.visits)
     violations = measuring.violations(measurement)
     missed = sum(max(0.0, value) for value in violations.values())
     contender = Contender(

@@ -18,6 +18,14 @@ REQUESTS = 200
 """Of a look: the reference's throughput is compared, which needs fewer than a p99."""
 LEAST_CHANGE = 0.05
 """A smaller change of the machine is no reason to measure anything again: trials are not known better."""
+_LONGEST_LOOK_S = 10.0
+"""A look takes fewer requests where the model is so slow that it would last longer."""
+
+
+def requests_of_look(reference: Measurement) -> int:
+    """Requests of a look under the load of a reference: `REQUESTS`, or what it did in ten seconds."""
+    rate = reference.throughput.value / reference.load.mean_request_batch
+    return max(1, min(REQUESTS, math.ceil(rate * _LONGEST_LOOK_S)))
 
 
 class ReferenceWatch:

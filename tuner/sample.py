@@ -170,7 +170,6 @@ def _counts(counted: Statistics) -> tuple[int, ...]:
         counted.executions,
         counted.requests,
         counted.failed_requests,
-        counted.total_ns,
         counted.queue_ns,
         counted.compute_input_ns,
         counted.compute_infer_ns,

@@ -24,7 +24,7 @@ from tritonc.tuner.noise import NoiseFloor
 from tritonc.tuner.objective import soft_cost
 from tritonc.tuner.optuna_search import OptunaSearch
 from tritonc.tuner.race import Measuring, Sample
-from tritonc.tuner.reference import REQUESTS, ReferenceWatch
+from tritonc.tuner.reference import ReferenceWatch, requests_of_look
 from tritonc.tuner.trial import Trial
 
 MOST_AGAIN = 10
@@ -58,6 +58,10 @@ class Session(Generic[Sample]):
     expected: Callable[[Candidate], Load | None]
     _watch: ReferenceWatch | None = field(init=False, default=None)
     _sound: int = field(init=False, default=0)
+    _is_resumed: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._is_resumed = bool(self.search.trials)
 
     def trial(self, candidate: Candidate) -> Trial:
         """Measures a candidate that the search asked, and tells it. Interrupted, it counts as never asked."""
@@ -89,67 +93,84 @@ class Session(Generic[Sample]):
     def look_at_reference(self, deadline: float) -> None:
         """Looks at the baseline again if that is due, and goes after a change of the machine.
 
-        A look that fails, or that finds a change that the next one does not, means nothing.
+        That is due at once where an earlier run left trials: the machine may be another one by now. What is
+        to be measured again for a change is remembered until it is, in a later run if need be.
         """
+        is_resumed, self._is_resumed = self._is_resumed, False
+        if is_resumed and (left := self.search.left_to_measure_again):
+            which = ", ".join(str(trial.number) for trial in left)
+            self.observer(
+                Warned(f"note: the machine changed in an earlier run; measured again: trials {which}")
+            )
         baseline = self.search.outcome(self.search.space.baseline)
-        if not isinstance(baseline, Capacity):
-            return
-        if self._watch is None:
-            self._watch = ReferenceWatch(_reference_in(baseline), baseline.seconds.load + _LOOK_S)
-        if not self._watch.is_due:
-            return
+        if isinstance(baseline, Capacity):
+            load_s = baseline.seconds.load
+            self._watch = self._watch or ReferenceWatch(_reference_in(baseline), load_s + _LOOK_S)
+            if is_resumed or self._watch.is_due:
+                self._look(self._watch, _requests_in(baseline))
+        if self.search.doubted:
+            self._measure_again(deadline)
+
+    def _look(self, watch: ReferenceWatch, requests: int) -> None:
+        """A look that fails, or that finds a change that the next one does not, means nothing."""
         started = self.clock()
-        watch = self._watch
-        change = self._change(watch)
+        change = self._change(watch, requests)
         if change is not None and change != _NO_CHANGE:
-            again = self._change(watch)
+            again = self._change(watch, requests)
             change = again if again is not None and (again - 1) * (change - 1) > 0 else None
         watch.looked(self.clock() - started)
         if change is None:
             return
         if change != _NO_CHANGE:
-            self._measure_again(change, deadline)
-        self._sound = len(self.search.trials)
+            self._doubt(change)
+        elif not self.search.doubted:
+            self._sound = len(self.search.trials)
 
-    def _change(self, watch: ReferenceWatch) -> float | None:
+    def _change(self, watch: ReferenceWatch, requests: int) -> float | None:
         """What one look at the reference says about the machine's speed, over that before; None: nothing."""
         baseline = self.search.space.baseline
         self.observer(ReferenceLook(baseline))
-        seen = self.measuring.look(baseline, watch.reference.load, REQUESTS)
+        seen = self.measuring.look(baseline, watch.reference.load, requests)
         if isinstance(seen, Failure):
             what = f"{seen.reason}: {seen.detail}"
             self.observer(Warned(f"the baseline could not be looked at again: {what}"))
             return None
         return watch.change(seen) or _NO_CHANGE
 
-    def _measure_again(self, speed: float, deadline: float) -> None:
+    def _doubt(self, speed: float) -> None:
+        """Says what is to be measured again, and remembers it before any of it is."""
+        spoilt = _spoilt(self.search, self._sound)
+        spoilt += tuple(trial for trial in self.search.left_to_measure_again if trial not in spoilt)
+        self.observer(MachineChanged(speed, self._sound, tuple(trial.number for trial in spoilt)))
+        self.measuring.start_over()
+        self.search.doubt(spoilt)
+
+    def _measure_again(self, deadline: float) -> None:
         """Trials since the last sound look, the baseline and the best: what was measured stands till then.
 
         On a machine that became slower what was measured before may lead only therefore, so that whoever
-        leads then is measured again, too.
+        leads then is measured again, too. What there is no time for stays doubted.
         """
-        spoilt = _spoilt(self.search, self._sound)
-        self.observer(MachineChanged(speed, self._sound, tuple(trial.number for trial in spoilt)))
         self._watch = None
-        self.measuring.start_over()
-        for trial in self._to_measure_again(spoilt):
+        left = self.search.left_to_measure_again
+        for trial in self._to_measure_again(left):
             if self.clock() >= deadline:
                 return
-            if trial not in spoilt:
+            if trial not in left:
                 why = "it leads by what the machine could do before"
                 self.observer(Warned(f"note: trial {trial.number} is measured again: {why}"))
             self.search.again(trial.candidate)
             self.trial(trial.candidate)
+        self.search.believe()
+        self._sound = len(self.search.trials)
 
-    def _to_measure_again(self, spoilt: Sequence[Trial]) -> Iterator[Trial]:
+    def _to_measure_again(self, left: Sequence[Trial]) -> Iterator[Trial]:
         """What the change may have spoilt, and then whoever leads without having been measured since."""
-        yield from spoilt
-        again = {trial.candidate for trial in spoilt}
+        yield from left
         for _ in range(MOST_AGAIN):
-            leader = next(iter(self.search.ranked()), None)
-            if leader is None or leader.candidate in again:
+            leader = self.search.best()
+            if leader is None or leader not in self.search.doubted:
                 return
-            again.add(leader.candidate)
             yield leader
 
 
@@ -159,6 +180,11 @@ def _reference_in(baseline: Capacity) -> Measurement:
         return baseline.measurement
     plain = (step for step in baseline.steps if not is_replayed(step.load))
     return next(plain, baseline.measurement)
+
+
+def _requests_in(baseline: Capacity) -> int:
+    """Requests of a look at the baseline; of several models the slowest one decides."""
+    return min(requests_of_look(each) for each in baseline.members.values() or [_reference_in(baseline)])
 
 
 def _spoilt(search: OptunaSearch, sound: int) -> tuple[Trial, ...]:
@@ -179,10 +205,14 @@ def noise_of(search: OptunaSearch) -> NoiseFloor | None:
 def incumbent_of(search: OptunaSearch, candidate: Candidate) -> Interval | None:
     """Throughput within the limits of the best trial that keeps the SLO, other than of `candidate`.
 
-    None where that one misses a soft limit: less throughput may be better then.
+    None where that one misses a soft limit: less throughput may be better then. What another machine did, and
+    is being measured again, is nothing to compare with.
     """
+    doubted = search.doubted
     for trial in search.ranked():
-        if trial.candidate != candidate and trial.capacity is not None and trial.capacity.slo_met:
+        if trial.candidate == candidate or trial in doubted:
+            continue
+        if trial.capacity is not None and trial.capacity.slo_met:
             if soft_cost(trial.capacity.soft):
                 return None
             return trial.capacity.interval or trial.capacity.measurement.throughput

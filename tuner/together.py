@@ -27,7 +27,7 @@ from tritonc.tuner.engines import Server, ServerFailure
 from tritonc.tuner.joint_measurement import Together
 from tritonc.tuner.joint_trial import LONGEST_S, SHORTEST_S, WARM_UP_S, JointTrial, last_of
 from tritonc.tuner.joint_worth import JOINT_LOAD, Loads, Member, Members, Samples, Visits
-from tritonc.tuner.measuring import SERVER_GONE
+from tritonc.tuner.measuring import SERVER_GONE, TRIES_FOR_REFERENCE
 from tritonc.tuner.objective import soft_cost
 from tritonc.tuner.sample import Sample
 from tritonc.tuner.stand import Stand
@@ -75,7 +75,8 @@ class TogetherMeasuring:
         self._carried: dict[Candidate, Loads] = {}
         self._on_load = on_load
         self._warn = warn
-        self._references: Mapping[str, tuple[Reference, ...]] | None = None
+        self._references: Mapping[str, tuple[Reference, ...]] = {}
+        self._tries_for_references = TRIES_FOR_REFERENCE
         self._verified: dict[Candidate, Failure | None] = {}
         self._visits: dict[tuple[Candidate, Load], Visits] = {}
         self._warm: set[Candidate] = set()
@@ -122,8 +123,8 @@ class TogetherMeasuring:
         visits = self._visits_at(candidate, load)
         self._last = (candidate, load)
         found = self._try_sample(candidate, visits, requests)
-        if isinstance(found, Failure) and found.reason in SERVER_GONE:
-            found = self._try_sample(candidate, visits, requests)  # somebody else may have ended it
+        if isinstance(found, Failure):
+            found = self._try_sample(candidate, visits, requests)  # the fault may be somebody else's
         if isinstance(found, Failure):
             return found
         visits.samples.append(found)
@@ -150,6 +151,14 @@ class TogetherMeasuring:
             )
             for model, each in found.items()
         }
+
+    def joined(self, samples: Sequence[JointSample]) -> JointSample:
+        """Samples without anything else in between as one."""
+        members = {
+            model: Sample.joined([each.members[model] for each in samples])
+            for model in self._members.by_model
+        }
+        return JointSample(samples[0].load, members)
 
     def pooled(self, samples: Sequence[JointSample]) -> Together:
         """All samples of a candidate under the same loads as one Measurement."""
@@ -333,7 +342,7 @@ class TogetherMeasuring:
     def _verify(self, server: Server, candidate: Candidate) -> Failure | None:
         """Why the outputs of a member are not those of its baseline; each is asked once."""
         for model, one in members_of(candidate).items():
-            references = (self._references or {}).get(model)
+            references = self._references.get(model)
             if one not in self._verified and references is not None:
                 bench, size = self._members[model].bench, one.values.get("max_batch_size", 0)
                 self._verified[one] = verify_all(
@@ -352,16 +361,22 @@ class TogetherMeasuring:
         return None
 
     def _look_for_references(self) -> None:
-        """Takes the outputs of the members' baselines, once: what every candidate has to compute."""
-        if self._references is not None:
+        """Takes the outputs of the members' baselines: what every candidate has to compute."""
+        if self._references or not self._tries_for_references:
             return
+        self._tries_for_references -= 1
         found = self._baseline_outputs()
         if isinstance(found, Failure) and found.reason in SERVER_GONE:
             found = self._baseline_outputs()  # somebody else may have ended the server
-        if isinstance(found, Failure):
-            why = f"{found.reason}; the outputs of candidates are not checked"
-            self._warn(f"warning: the baselines give no outputs to compare with ({why})")
-        self._references = {} if isinstance(found, Failure) else found
+        if not isinstance(found, Failure):
+            self._references = found
+            return
+        first_line = found.detail.partition("\n")[0]
+        unchecked = "this candidate's outputs" if self._tries_for_references else "outputs from now on"
+        self._warn(
+            f"warning: the baselines give no outputs to compare with ({found.reason}: {first_line}); "
+            f"{unchecked} are not checked; where they have to be, mend that and run tritonc tune --fresh"
+        )
 
     def _baseline_outputs(self) -> dict[str, tuple[Reference, ...]] | Failure:
         outputs: dict[str, tuple[Reference, ...]] = {}
@@ -372,7 +387,7 @@ class TogetherMeasuring:
                 inputs = self._members[model].bench.inputs
                 found = references_of(server, self._stand.name_of(one), inputs)
                 if isinstance(found, Failure):
-                    failure = found
+                    failure = found.model_copy(update={"detail": f"{model}: {found.detail}"})
                     break
                 outputs[model] = found
         except ServerFailure as err:

@@ -403,7 +403,7 @@ def _log_outcome(client: MlflowClient, run: str, trial: TrialRun) -> None:
 
 
 def _capacity_metrics(capacity: Capacity) -> Iterable[tuple[str, float, int]]:
-    """(name, value, step) of everything in a capacity; load steps carry their load as the step."""
+    """(name, value, step) of everything in a capacity; load steps are numbered from 1, and say their load."""
     seen = {f"{model}/": each for model, each in capacity.members.items()} or {"": capacity.measurement}
     for of, measured in seen.items():
         for name, value in metrics_of(measured).items():
@@ -421,9 +421,20 @@ def _capacity_metrics(capacity: Capacity) -> Iterable[tuple[str, float, int]]:
         yield f"violation_of_{slo}", violation, 0
     for slo, violation in capacity.soft.items():
         yield f"violation_of_soft_{slo}", violation, 0
-    for measured in () if capacity.members else capacity.steps:
+    for number, measured in enumerate(_steps_alike(capacity), 1):
+        name, value = load_of(measured)
+        yield f"step_{name}", value, number
         for name, value in metrics_of(measured).items():
-            yield f"step_{name}", value, round(load_of(measured)[1])
+            yield f"step_{name}", value, number
+
+
+def _steps_alike(capacity: Capacity) -> list[Measurement]:
+    """The load steps, ascending, whose load is of the kind of the one that decides.
+
+    The baseline has one of a single client whatever the workload; those of a joint candidate say no load.
+    """
+    steps = () if capacity.members else capacity.steps
+    return [step for step in steps if step.load.kind == capacity.measurement.load.kind]
 
 
 def _tags(tags: Mapping[str, str]) -> list[Any]:

@@ -236,7 +236,9 @@ def build(
 
 
 def estimate(project: Project, plan: Plan, settings: Settings, engine: Engine) -> tuple[Estimate, ...]:
-    """What each task will cost. Starts and changes nothing, and fetches nothing in a new project.
+    """What each task will cost. Changes nothing, and in a new project starts and fetches nothing.
+
+    Where there are trials to read, the local engine starts its server for a moment to ask for its version.
 
     Raises:
         MissingExtraError: there are trials to read, and a package that measuring needs is not installed.

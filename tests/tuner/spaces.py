@@ -129,6 +129,9 @@ class Surface:
         made = measurement(self.capacities[candidate] * noise, p99, requests)
         return made.model_copy(update={"load": load})
 
+    def joined(self, samples) -> Measurement:
+        return self.pooled(samples)
+
     def pooled(self, samples) -> Measurement:
         mean = sum(sample.throughput.value for sample in samples) / len(samples)
         requests = sum(sample.requests for sample in samples)

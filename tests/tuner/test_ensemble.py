@@ -146,7 +146,6 @@ def test_its_statistics_are_those_of_its_models_added_up(here: Here):
     assert pipeline.queue_ns == sum(part.queue_ns for part in parts)
     assert pipeline.queue_ns >= 3 * 4_000_000  # no batch fills: each request waits for the delay to pass
     assert pipeline.compute_infer_ns == sum(part.compute_infer_ns for part in parts)
-    assert pipeline.total_ns > pipeline.queue_ns + pipeline.compute_infer_ns
 
 
 def test_its_capacity_is_that_of_the_whole_and_candidates_take_each_others_place(here: Here):

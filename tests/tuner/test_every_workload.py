@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.tuner.spaces import capacity, measurement, small_space
@@ -14,16 +15,30 @@ from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement, 
 from tritonc.schemas.spec import ClosedWorkload, OpenWorkload, Slo
 from tritonc.tuner import objective
 from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known
+from tritonc.tuner.engines import Statistics
 from tritonc.tuner.every_workload import EveryWorkload
 from tritonc.tuner.further_workloads import further_in
+from tritonc.tuner.noise import NoiseFloor
+from tritonc.tuner.sample import Sample, pooled
+from tritonc.tuner.statistics import Scatter
+from tritonc.tuner.window import Window
 
 CANDIDATE, *_ = small_space()
 SLO = Slo(p99_latency_ms=50)
+NOISE = NoiseFloor(Scatter(0.1, 1000), Scatter(0.1, 1000))
 FIRST, STEADY, CROWD = ClosedLoad(concurrency=8), OpenLoad(rate=20), ClosedLoad(concurrency=64)
 
 
 def bench(workload: Any) -> Any:
     return SimpleNamespace(workload=workload, slo=SLO, objective="throughput")
+
+
+def window(load: Load, latency_ms: float, requests: int) -> Window:
+    """Requests at regular intervals, each of which takes as long; closed loop: after one for each client."""
+    first = load.concurrency if isinstance(load, ClosedLoad) else 0
+    send_s = np.concatenate([np.zeros(first), np.linspace(0, 3, requests)])
+    planned_s = send_s if isinstance(load, OpenLoad) else np.empty(0)
+    return Window(load, 3.1, send_s, np.full(len(send_s), latency_ms), planned_s)
 
 
 class Machine:
@@ -48,11 +63,13 @@ class Machine:
         before = [each for each, _ in self.asked].count(load)
         self.asked.append((load, requests))
         p99_ms = seen[min(before, len(seen) - 1)] if isinstance(seen, list) else seen
-        return measurement(100.0, p99_ms, requests).model_copy(update={"load": load})
+        return Sample(load, (window(load, p99_ms, requests),), Statistics(*[0] * 9), 0, None)
 
-    def pooled(self, samples) -> Measurement:
-        worst = max(samples, key=lambda each: each.latency_ms["p99"].value)
-        return worst.model_copy(update={"requests": sum(each.requests for each in samples)})
+    def joined(self, samples: Sequence[Sample]) -> Sample:
+        return Sample.joined(samples)
+
+    def pooled(self, samples: Sequence[Sample]) -> Measurement:
+        return pooled(samples, NOISE, visits=len(samples))
 
     def violations(self, measured: Measurement) -> Mapping[str, float]:
         return objective.violations(SLO, measured)
@@ -97,6 +114,16 @@ def test_what_is_kept_by_little_or_missed_is_looked_at_again(second_ms: float, w
     assert found.slo_met is (worst_ms < 50)
     assert found.violations["workload 2: p99_latency_ms"] == pytest.approx(worst_ms / 50 - 1)
     assert found.further[0].requests == 120
+
+
+def test_looks_one_after_another_are_one_visit():
+    of, _ = every({STEADY: [48.0, 46.0], CROWD: 30.0})
+    seen = measured(of).further[0]
+    sample = Sample.joined(
+        [Sample(STEADY, (window(STEADY, ms, 60),), Statistics(*[0] * 9), 0, None) for ms in (48.0, 46.0)]
+    )
+    assert seen.latency_ms["avg"] == pooled([sample], NOISE, visits=1).latency_ms["avg"]
+    assert seen.latency_ms["avg"] != pooled([sample], NOISE, visits=2).latency_ms["avg"]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,17 @@ def test_everybody_is_measured_once_a_round_forwards_and_backwards():
     assert stand.gathered == (SLOW, FAST)
 
 
+def test_turns_that_follow_each_other_are_one_visit(monkeypatch: pytest.MonkeyPatch):
+    stand, visits = surface(), []
+    pooled = stand.pooled
+    monkeypatch.setattr(stand, "pooled", lambda samples: visits.append(len(samples)) or pooled(samples))
+    finishers, _ = race(entrants(), stand, on_turn=lambda *_: None)
+    assert [finisher.measurement.load for finisher in finishers] == [ClosedLoad(concurrency=8)] * 2
+    assert visits[-2:] == [2, 2]  # slow, fast, fast, slow, slow, fast
+    race(entrants()[:1], stand, on_turn=lambda *_: None)
+    assert visits[-1] == 1
+
+
 def test_everybody_gets_a_thousand_requests_at_least():
     finishers, failures = race(entrants(), surface(), on_turn=lambda *_: None)
     assert failures == {}
@@ -161,6 +172,9 @@ class Scores(Surface):
 
     def sample(self, candidate, _load, _requests):
         return math.log(self.capacities[candidate]) + self.rng.gauss(0, self.noise)
+
+    def joined(self, samples):
+        return math.fsum(samples) / len(samples)
 
     def pooled(self, samples):
         return SimpleNamespace(score=math.fsum(samples) / len(samples), memory_bytes=0, gpu_memory_bytes=0)

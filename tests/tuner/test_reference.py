@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tritonc.schemas.measurement import ClosedLoad, Interval, Load, Measurement, OpenLoad
-from tritonc.tuner.reference import SHARE, ReferenceWatch
+from tritonc.tuner.reference import REQUESTS, SHARE, ReferenceWatch, requests_of_look
 
 
 def measured(value: float, half: float = 0.03, load: Load | None = None) -> Measurement:
@@ -58,3 +58,11 @@ def test_intervals_that_are_unknown_leave_the_least_change() -> None:
     nothing = measured(100).model_copy(update={"throughput": Interval(value=0)})
     assert ReferenceWatch(bare, 2).change(slow) == pytest.approx(0.9)
     assert ReferenceWatch(bare, 2).change(nothing) is None
+
+
+@pytest.mark.parametrize(
+    ("per_s", "request_batch", "requests"), [(500, 1, REQUESTS), (1, 1, 10), (12, 4, 30), (0.01, 1, 1)]
+)
+def test_a_look_at_a_slow_model_takes_fewer_requests(per_s: float, request_batch: int, requests: int) -> None:
+    load = ClosedLoad(concurrency=4, request_batch=request_batch)
+    assert requests_of_look(measured(per_s, load=load)) == requests

@@ -16,7 +16,6 @@ def sample(*windows: Window, memory: int = 100, load: Load | None = None) -> Sam
         executions=20,
         requests=40,
         failed_requests=1,
-        total_ns=0,
         queue_ns=40_000_000,
         compute_input_ns=0,
         compute_infer_ns=400_000_000,

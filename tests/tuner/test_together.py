@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from tritonc.schemas.measurement import ClosedLoad, Failure, OpenLoad
 from tritonc.schemas.spec import ClosedWorkload, Slo
 from tritonc.tuner.bench import Bench
 from tritonc.tuner.capacity import Capacity
-from tritonc.tuner.engines import Statistics, engine_named
+from tritonc.tuner.engines import ServerFailure, Statistics, engine_named
 from tritonc.tuner.inputs import read_inputs
 from tritonc.tuner.joint_measurement import members_in
 from tritonc.tuner.joint_trial import overlapping
@@ -78,6 +80,66 @@ def test_the_beginning_of_an_open_load_stays_as_its_plan_counts_from_there():
 
 def test_windows_that_hardly_overlap_are_no_measurement():
     assert overlapping({"a": sample(window(100.0, 1.0)), "b": sample(window(100.8, 2.0))}) is None
+
+
+class FailingStand:
+    """A stand on which loading fails with one after another of these, and then works."""
+
+    def __init__(self, *failures: Failure) -> None:
+        self.failures = list(failures)
+
+    def start(self) -> None:
+        return None
+
+    def name_of(self, candidate: Candidate) -> str:
+        return candidate.model
+
+    def serve_together(self, _members: object) -> None:
+        if self.failures:
+            raise ServerFailure(self.failures.pop(0))
+
+    def recover(self, _failure: Failure) -> None:
+        return None
+
+
+def asked_for_outputs(candidates: int, *failures: Failure) -> tuple[TogetherMeasuring, list[str]]:
+    """Baselines that were asked for their outputs before so many candidates, and what was warned about."""
+    warnings: list[str] = []
+    stand: Any = FailingStand(*failures)
+    bench: Any = SimpleNamespace(inputs=())
+    anything: Any = None
+    own = [Candidate.of(model, "cpu", {"instance_count": 1}) for model in MODELS]
+    measuring = TogetherMeasuring(
+        stand,
+        [Member(model, 1.0, anything, bench) for model in MODELS],
+        baseline=joined(own),
+        carried=lambda _candidate: None,
+        on_load=lambda _candidate, _load: None,
+        warn=warnings.append,
+    )
+    for _ in range(candidates):
+        measuring._look_for_references()
+    return measuring, warnings
+
+
+def test_baselines_that_gave_no_outputs_are_asked_again_before_the_next_candidate():
+    crash = Failure(reason="server_crashed", detail="a: the server ended (exit code -9)\nlast lines")
+    measuring, warnings = asked_for_outputs(2, crash, crash)
+    assert measuring._references == {"a": (), "b": ()}
+    assert warnings == [
+        "warning: the baselines give no outputs to compare with (server_crashed: a: the server ended "
+        "(exit code -9)); this candidate's outputs are not checked; where they have to be, mend that and run "
+        "tritonc tune --fresh"
+    ]
+
+
+def test_baselines_that_never_give_outputs_are_given_up_and_that_is_said():
+    broken = Failure(reason="load_failed", detail="a: no such file")
+    measuring, warnings = asked_for_outputs(5, *[broken] * 5)
+    assert measuring._references == {}
+    assert len(warnings) == 3
+    assert "load_failed: a: no such file); this candidate's outputs are not checked" in warnings[1]
+    assert "load_failed: a: no such file); outputs from now on are not checked" in warnings[2]
 
 
 @dataclass

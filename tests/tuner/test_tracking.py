@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import resource
 import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tests.tuner.spaces import capacity
-from tritonc.schemas.measurement import Failure
+from tests.tuner.spaces import capacity, measurement
+from tritonc.schemas.measurement import ClosedLoad, Failure, OpenLoad
 from tritonc.tuner.tracking import Tracking, TrialRun
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 CONFIG = 'name: "mlp"\n'
 
@@ -48,6 +54,11 @@ def runs_of(tracking: Tracking) -> tuple[MlflowClient, list]:
     return client, list(client.search_runs([experiment.experiment_id], order_by=["start_time"]))
 
 
+def history(client: MlflowClient, run: Run, metric: str) -> list[tuple[int, float]]:
+    """Every value of a metric with its step."""
+    return [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, metric)]
+
+
 def test_a_trial_is_a_nested_run_with_knobs_numbers_and_files(tracking: Tracking, warnings: list[str]):
     tracking.open_study("study-1", "mlp on cpu", {"tritonc.engine": "embedded"})
     assert tracking.logged == frozenset()
@@ -67,10 +78,24 @@ def test_a_trial_is_a_nested_run_with_knobs_numbers_and_files(tracking: Tracking
     assert child.data.metrics["throughput_inferences_per_s"] == 120.0
     assert child.data.metrics["p99_latency_ms"] == 25.0
     assert child.data.metrics["violation_of_p99_latency_ms"] == 0.25
-    steps = client.get_metric_history(child.info.run_id, "step_throughput_inferences_per_s")
-    assert [(step.step, step.value) for step in steps] == [(4, 60.0), (8, 120.0)]
+    assert history(client, child, "step_throughput_inferences_per_s") == [(1, 60.0), (2, 120.0)]
+    assert history(client, child, "step_concurrency") == [(1, 4.0), (2, 8.0)]
     files = {item.path for item in client.list_artifacts(child.info.run_id)}
     assert files == {"config.pbtxt", "load_steps.json"}
+
+
+def test_every_rate_is_a_load_step_of_its_own_and_the_step_of_one_client_is_none(tracking: Tracking):
+    alone = measurement(5.0).model_copy(update={"load": ClosedLoad(concurrency=1)})
+    rates = [measurement(rate).model_copy(update={"load": OpenLoad(rate=rate)}) for rate in (0.8, 1.2, 20.0)]
+    found = replace(capacity(20.0), measurement=rates[-1], steps=(alone, *rates))
+    tracking.open_study("study-1", "mlp on cpu", {})
+    tracking.log_trial(trial(outcome=found))
+    client, (_, child) = runs_of(tracking)
+    assert history(client, child, "step_rate_requests_per_s") == [(1, 0.8), (2, 1.2), (3, 20.0)]
+    assert history(client, child, "step_throughput_inferences_per_s") == [(1, 0.8), (2, 1.2), (3, 20.0)]
+    assert "step_concurrency" not in child.data.metrics
+    listed = client.download_artifacts(child.info.run_id, "load_steps.json")
+    assert len(json.loads(Path(listed).read_text())["load_steps"]) == 4
 
 
 def test_a_failed_trial_carries_its_reason_and_the_server_s_last_words(tracking: Tracking):

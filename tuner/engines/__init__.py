@@ -49,8 +49,7 @@ class Statistics:
         executions: calls of the model; fewer than inferences where batches were formed.
         requests: requests that succeeded.
         failed_requests: requests that did not.
-        total_ns: whole time in the server of the successful requests, in nanoseconds, as the following are.
-        queue_ns: waiting for an instance or for a batch to fill.
+        queue_ns: waiting for an instance or for a batch to fill, in nanoseconds, as the following are.
         compute_input_ns: handing the inputs to the backend.
         compute_infer_ns: in the backend.
         compute_output_ns: taking the outputs from the backend.
@@ -61,7 +60,6 @@ class Statistics:
     executions: int
     requests: int
     failed_requests: int
-    total_ns: int
     queue_ns: int
     compute_input_ns: int
     compute_infer_ns: int
@@ -81,7 +79,8 @@ class Statistics:
 class Server(Protocol):
     """A running tritonserver with explicit model control: models are served once `load` has returned.
 
-    Addresses are "127.0.0.1:port". Methods may be called from any one thread at a time, `load` from several.
+    Addresses are "127.0.0.1:port". Methods may be called from several threads at the same time, apart from
+    `load` and `unload` of the same model.
     """
 
     @property

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,19 @@ from tritonc.tuner.engines import EngineDescription, Server
 from tritonc.tuner.engines.server import Installation, running_server
 
 _USUAL = Path("/opt/tritonserver/bin/tritonserver")  # where the official containers have it
+
+
+@contextmanager
+def _folder_for_log() -> Iterator[Path]:
+    """A temporary folder, which stays where a server does not start: the error names the log in it."""
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="tritonc-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            yield folder
+        except EngineError:
+            stack.pop_all()
+            raise
 
 
 class LocalEngine:
@@ -47,10 +60,11 @@ class LocalEngine:
 
     @cached_property
     def _version(self) -> str:
-        with tempfile.TemporaryDirectory(prefix="tritonc-") as name:
-            repository = Path(name) / "repository"
+        installation = self.installation()
+        with _folder_for_log() as folder:
+            repository = folder / "repository"
             repository.mkdir()
-            with running_server(self.installation(), repository, log=Path(name) / "server.log") as server:
+            with running_server(installation, repository, log=folder / "server.log") as server:
                 return server.metadata()[1]
 
     def perf_analyzer(self) -> tuple[Path, Mapping[str, str]]:

@@ -252,7 +252,6 @@ class TritonServer:
             executions=sum(s.execution_count for s in every),
             requests=sum(s.success.count for s in sums),
             failed_requests=sum(s.fail.count for s in sums),
-            total_ns=sum(s.success.ns for s in sums),
             queue_ns=sum(s.queue.ns for s in sums),
             compute_input_ns=sum(s.compute_input.ns for s in sums),
             compute_infer_ns=sum(s.compute_infer.ns for s in sums),
