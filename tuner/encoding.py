@@ -98,8 +98,7 @@ class Encoding:
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         values: dict[str, dict[KnobValue, None]] = {}
-        partial: set[str] = set()
-        rows = [_described(candidate, 1) for candidate in candidates]
+        rows = [_described(candidate) for candidate in candidates]
         for row in rows:
             for knob, value in row.items():
                 values.setdefault(knob, {})[value] = None
@@ -121,16 +120,18 @@ class Encoding:
         Of a load there are what is in flight, that for each place, the batch of a request, the batch that an
         execution would hold, and how long what does not fill a batch waits.
         """
-        known: dict[tuple[Candidate, float], tuple[list[float], Service]] = {}
+        columns: dict[Candidate, list[float]] = {}
+        serving: dict[tuple[Candidate, float], Service] = {}
         rows, amounts, services = [], [], []
         for candidate, load in pairs:
             key = (candidate, load.mean_request_batch)
-            if key not in known:
-                described = _described(*key)
-                known[key] = [column.value(described) for column in self._columns], Service.of(*key)
-            columns, service = known[key]
-            amount = in_flight(load)
-            rows.append([*columns, *service.columns(load)])
+            if candidate not in columns:
+                described = _described(candidate)
+                columns[candidate] = [column.value(described) for column in self._columns]
+            if key not in serving:
+                serving[key] = Service.of(*key)
+            service, amount = serving[key], in_flight(load)
+            rows.append([*columns[candidate], *service.columns(load)])
             amounts.append(math.log(amount))
             services.append(service.basis(load))
         return Table(
@@ -199,9 +200,9 @@ class Table:
         return len(self.pairs)
 
 
-def _described(candidate: Candidate, request_batch: float) -> dict[str, KnobValue]:
+def _described(candidate: Candidate) -> dict[str, KnobValue]:
     """What there are columns for: the behaviour, the number of threads that work at once, and the size."""
-    described = dict(behaviour(candidate, request_batch))
+    described = dict(behaviour(candidate))
     for of in _prefixes(candidate.values):
         instances = described.get(f"{of}instance_count")
         threads = described.get(f"{of}intra_op_thread_count")

@@ -336,7 +336,8 @@ class Gaussian:
         a Gaussian process (Rasmussen and Williams, "Gaussian Processes for Machine Learning", 5.12).
         """
         assert self._fitted is not None
-        residuals, deviations = _left_out(self._fitted)
+        with _LIBRARIES.limit(limits=1):
+            residuals, deviations = _left_out(self._fitted)
         return residuals, np.sqrt(deviations**2 - STRAY_VARIANCE * self._stray)
 
     def without(self, places: Places, rows: Floats) -> tuple[Floats, Floats]:

@@ -164,6 +164,8 @@ class OptunaSearch:
         believing both, unless the new one supersedes the old.
         """
         self._told.append(told)
+        if told.supersedes:
+            self._promises.clear()
         self._promises += _promised(told.promise, told.outcome)
         trial = added(self._trials, told)
         if self._model is not None and told.supersedes:

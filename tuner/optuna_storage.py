@@ -142,13 +142,16 @@ def told_by(
 
 def marks_of(promise: Promise | None) -> dict[str, float]:
     """The attributes that keep what a trial's ask promised."""
-    return {} if promise is None else {"promise": promise.gain, "least_promise": promise.least}
+    if promise is None:
+        return {}
+    return {"promise": promise.gain, "least_promise": promise.least, "promise_is_whole": promise.is_whole}
 
 
 def _promise(attrs: Mapping[str, Any]) -> Promise | None:
     if "promise" not in attrs:
         return None
-    return Promise(attrs["promise"], attrs.get("least_promise", SMALL_GAIN))
+    least, is_whole = attrs.get("least_promise", SMALL_GAIN), attrs.get("promise_is_whole", True)
+    return Promise(attrs["promise"], least, is_whole=is_whole)
 
 
 def added(trials: list[Trial], told: Told) -> Trial:

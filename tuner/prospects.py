@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,11 +32,13 @@ _DRAWS = 256  # of the model, to count what is to be gained; a power of two, for
 _AT_ONCE = 4000  # pairs that draws are made for: of each they take 9 kB
 _MOST = 3.0  # a logarithm: nothing promises more than twenty times the best
 _HIDDEN = math.log(2.3)  # the farthest that a measurement is off (design/search.md, fact 5)
+SURE = 0.5
+"""Probability to keep the limits from which a pair is said to keep them."""
 _HOPE = 0.01  # probability to keep the limits below which the least violating pair is the better choice
 _TIMES = (1, 2, 4)
 """Measurements of one pair, one after another, that are looked ahead to: one alone may be worth nothing."""
-_QUANTILES = np.array([NormalDist().inv_cdf(share / 64) for share in range(1, 64, 2)])
-"""Of the standard normal distribution, 32 of them evenly spread."""
+_QUANTILES = 32
+"""Outcomes of a measurement that are looked at, evenly spread."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,9 +57,13 @@ class Standing:
 
     @property
     def order(self) -> Sequence[int]:
-        """Places, the pair to choose first: worth most, or the least violating where none is likely to do."""
+        """Places, the pair to choose first.
+
+        Those that more likely keep the limits than not, worth most first; then the others, or the least
+        violating first where none is likely to keep them.
+        """
         wanted = self.objective + np.log(self.kept) if self.kept.max() > _HOPE else -self.excess
-        return [int(place) for place in np.argsort(-wanted, kind="stable")]
+        return [int(place) for place in np.lexsort((-wanted, self.kept < SURE))]
 
     @property
     def best(self) -> int:
@@ -67,7 +72,7 @@ class Standing:
 
     @property
     def worth(self) -> Floats:
-        """Of each pair, relative to the best one's objective."""
+        """Of each pair, relative to the best one's objective: that of the best one is how surely it does."""
         return np.asarray(np.exp(self.objective - self.objective[self.best]) * self.kept)
 
 
@@ -253,18 +258,21 @@ def limit_gains(worth: Floats, kept: Floats, mean: Floats, deviation: Floats, no
         deviation: how surely that is known.
         noise: of one measurement of it.
     """
-    from scipy.special import ndtr
+    from scipy.special import stdtr, stdtrit
 
     order = np.argsort(worth)[::-1]
     best = worth[order[0]]
+    quantiles = stdtrit(_FREEDOM, (np.arange(_QUANTILES) + 0.5) / _QUANTILES)[:, None]
     second = worth[order[1]] if len(worth) > 1 else 0.0
     others = np.where(np.arange(len(worth)) == order[0], second, best)
 
     def gained(times: int) -> Floats:
         learned = deviation**2 / (deviation**2 + noise**2 / times)
-        then = mean + deviation * np.sqrt(learned) * _QUANTILES[:, None]
-        kept_then = ndtr(-then / np.maximum(1e-9, deviation * np.sqrt(1 - learned)))
-        return np.asarray(np.maximum(worth / kept * kept_then, others).mean(axis=0) - best)
+        then = mean + deviation * np.sqrt(learned) * quantiles
+        left = np.maximum(1e-9, deviation * np.sqrt(1 - learned))
+        worth_then = worth / kept * stdtr(_FREEDOM, -then / left)
+        now = np.maximum(worth_then.mean(axis=0), others)  # being measured alone makes nothing surer
+        return np.asarray(np.maximum(worth_then, others).mean(axis=0) - now)
 
     gains = np.max([gained(times) / times for times in _TIMES], axis=0)
     return np.asarray(np.maximum(0.0, gains))
@@ -292,11 +300,9 @@ def _mean(term: Term, table: Table, predicted: Mapping[str, tuple[Floats, Floats
 
 def _seen(term: Term, table: Table, measured: Sequence[Measurement]) -> Floats:
     """What a term was in the measurement of each pair."""
-    from tritonc.tuner.surrogate import level_of, quantity
+    from tritonc.tuner.surrogate import level_of, quantities
 
-    parts = [
-        weight * np.array([quantity(name, m)[0] for m in measured]) for name, weight in term.weights.items()
-    ]
+    parts = [weight * quantities(name, measured)[0] for name, weight in term.weights.items()]
     return np.asarray(level_of(term, table) + np.sum(parts, axis=0))
 
 

@@ -27,7 +27,7 @@ from tritonc.tuner.objective import Objective
 from tritonc.tuner.pareto import chebyshev, is_on_front
 from tritonc.tuner.points import ENUMERABLE, neighbours, random_point
 from tritonc.tuner.promise import Promise, promises_little, together, worth_a_run
-from tritonc.tuner.prospects import Beside, Prospects, axis_means, student_draws
+from tritonc.tuner.prospects import SURE, Beside, Prospects, axis_means, student_draws
 from tritonc.tuner.terms import Goals
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ _SEEN = 2  # times that the leader is measured at least, then
 _WIDE = 2000  # candidates of a large space that are scored at a time
 _SCORED = 20_000
 """Pairs that an ask looks at, about: a second on one core with two hundred measurements."""
-_SURE = 0.5
 _GIVEN_UP = 0.2  # probability to be measurable at all below which a candidate is not tried
 
 
@@ -86,7 +85,7 @@ class Search:
         seed: the same seed and the same tells give the same asks.
         history: measurements of other studies, of the same model or on the same target, to begin from; knobs
             are matched by name.
-        baseline: what is measured first; that of a `Space` unless given.
+        baseline: what is measured first, if it may be asked; that of a `Space` unless given.
         is_confirmed: whether what it recommends is measured anew before it is believed. Then a pair is asked
             twice only where others contradict it, and not where it leads or may break a limit; none is asked
             where all that is left promises too little together.
@@ -185,7 +184,9 @@ class Search:
         return pair
 
     def tell(self, candidate: Candidate, load: Load, outcome: Measurement | Failure) -> None:
-        """Takes in what a pair showed, whether it was asked or not."""
+        """Takes in what a pair showed, whether it was asked or not; one that completed nothing failed."""
+        if isinstance(outcome, Measurement) and not outcome.throughput.value:
+            outcome = Failure(reason="no_result", detail="no request was completed")
         if (candidate, load) in self._open:
             self._open.remove((candidate, load))
         self._told.append(Observation(candidate, load, outcome))
@@ -207,6 +208,7 @@ class Search:
         self.withdraw(candidate)
         self._refused.discard(candidate)
         self._told = [each for each in self._told if each.candidate != candidate]
+        self._promises.clear()
         self._fitted = None
 
     def recommend(self) -> Recommendation | None:
@@ -239,7 +241,7 @@ class Search:
         found = []
         for place in standing.order:
             candidate, load = pair = table.pairs[place]
-            is_kept, objective = bool(standing.kept[place] >= _SURE), float(standing.objective[place])
+            is_kept, objective = bool(standing.kept[place] >= SURE), float(standing.objective[place])
             found.append(Recommendation(candidate, load, seen[pair], is_kept, objective))
         return found
 
@@ -253,7 +255,7 @@ class Search:
             return ()
         table = self._table(list(seen))
         standing = self._prospects(table, self._equal_shares).standing(table)
-        able = np.flatnonzero(standing.kept >= _SURE)
+        able = np.flatnonzero(standing.kept >= SURE)
         values = axis_means(self._model(), self._goals, table)[able]
         on_front = np.flatnonzero(is_on_front(values)) if len(able) else able
         places = able[on_front[np.argsort(-values[on_front, 0], kind="stable")]]
@@ -276,8 +278,8 @@ class Search:
 
     def _able(self) -> list[tuple[Pair, Measurement]]:
         """What was measured of candidates that can be served; of all where none can be."""
-        seen = self._measured()
-        return [each for each in seen if each[0][0] not in self._refused] or seen
+        seen, out = self._measured(), self._out(())
+        return [each for each in seen if each[0][0] not in out] or seen
 
     def _first(self, table: Table) -> Pair:
         """The baseline, or what is expected to be best, under a middle load: it says what a request costs."""
@@ -305,7 +307,7 @@ class Search:
         new = table.at([place for place, pair in enumerate(table.pairs) if pair not in times])
         prospects = self._prospects(known, self._drawn_shares())
         standing = prospects.standing(known)
-        best, worth = float(standing.objective[standing.best]), float(standing.worth.max())
+        best, worth = (float(of[standing.best]) for of in (standing.objective, standing.worth))
         works = self._works(new)
         usable = np.where(works > _GIVEN_UP, works, 0.0) * self._apart(new)
         gains = prospects.of_new(new, best, worth) * usable
@@ -328,16 +330,16 @@ class Search:
         ]
         if not askable:
             return None
-        leader = known.pairs[int(np.argmax(standing.worth))]
+        leader = known.pairs[standing.best]
         untried = self._untried(askable)
         chosen = max(with_names(untried) or askable, key=lambda pair: promised[pair])
         if untried and promised[chosen] < least:
             chosen = min(untried, key=lambda pair: (*differences(leader, pair), -promised[pair]))
-        elif promised[chosen] < least and chosen in times and usable.any():
+        elif promised[chosen] < least and (chosen in times or not promised[chosen]) and usable.any():
             chosen = new.pairs[int(np.argmax(prospects.standing(new).worth * usable))]
         is_front = len(self._goals.axes) > 1  # of which each ask sees but one direction
         rest = together(promised, askable) if self._sees_all and not untried and not is_front else math.inf
-        promise = Promise(float(promised[chosen]), least, rest, self._is_confirmed)
+        promise = Promise(float(promised[chosen]), least, rest, self._is_confirmed, is_whole=not untried)
         self._promises.append(promise)
         if self._is_confirmed:
             return None if promise.is_last else chosen
@@ -369,12 +371,15 @@ class Search:
     def _prospects(self, seen: Table, shares: Sequence[float]) -> Prospects:
         """What the model says, with one number for all objectives of a front.
 
-        That is how far the worst one lags behind the best of the pairs that were seen, by these shares.
+        That is how far the worst one lags behind the best of the pairs that were seen, by these shares: of
+        those that keep the limits where some do.
         """
         model = self._model()
         if len(self._goals.axes) == 1:
             return Prospects(model, self._goals, self._draws, lambda values: values[0])
-        aim = chebyshev(axis_means(model, self._goals, seen), shares)
+        values = axis_means(model, self._goals, seen)
+        able = Prospects(model, self._goals, self._draws, lambda axes: axes[0]).standing(seen).kept >= SURE
+        aim = chebyshev(values[able] if able.any() else values, shares)
         return Prospects(model, self._goals, self._draws, aim)
 
     def _model(self) -> Surrogate:
@@ -464,13 +469,19 @@ class Search:
     def _some(self, table: Table, rng: random.Random) -> Table:
         """All pairs where they are not too many; else those of measured candidates, and every few of others.
 
-        Loads next to each other say nearly the same, and each ask begins at another pair.
+        Loads next to each other say nearly the same. Each candidate begins at another load than the one
+        before it, so that each ask sees all loads of some, and another ask others.
         """
         step = math.ceil(len(table) / _SCORED)
         if step <= 1:
             return table
         begin, whole = rng.randrange(step), {self._baseline, *(each.candidate for each in self._told)}
-        places = [i for i, pair in enumerate(table.pairs) if i % step == begin or pair[0] in whole]
+        numbers: dict[Candidate, int] = {}
+        places = []
+        for place, (candidate, _) in enumerate(table.pairs):
+            shifted = place + numbers.setdefault(candidate, len(numbers))
+            if shifted % step == begin or candidate in whole:
+                places.append(place)
         return table.at(places)
 
     @property

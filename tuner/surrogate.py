@@ -42,13 +42,18 @@ What a pair has of its own is expected to be as large as noise: only measuring i
 3% for that of throughput the replay of `benchmarks/surfaces` with noise ended with three times the regret."""
 
 _SEEN: Mapping[str, tuple[Callable[[Measurement], float | None], float]] = {
-    "memory": (held_memory_bytes, 1.0),
+    "memory": (lambda measured: held_memory_bytes(measured) or None, 1.0),
     "host_memory": (lambda measured: measured.memory_bytes, 1.0),
     "energy": (lambda measured: measured.joules_per_inference, 1e-9),
     "queue": (lambda measured: measured.queue_ms, 1e-2),
     "load": (lambda measured: measured.load_s, 1e-2),
 }
-"""Quantities without an interval, and how little of each counts as nothing, as what was not measured does."""
+"""Quantities without an interval, None where not measured, and how little of each counts as nothing."""
+_UNKNOWN = 100.0
+"""The variance of what was not measured: nothing is known of it."""
+_UNSUSTAINED = 0.97
+"""Share of its rate that a load completes at most where it is not sustained: one percent less than is needed,
+as `objective.violations` has it."""
 _BLAME = 30.0  # how quickly failures are put down to a knob (the inverse of a ridge penalty)
 _CERTAIN = 50.0  # a logarithm of odds
 _FEWEST_FOR_LAW = 3
@@ -82,13 +87,11 @@ class Surrogate:
         self._beliefs = self._agreements(table, measured)
         self._law = self._likeliest(table, measured)
         for name in self.quantities:
-            known = [quantity(name, each) for each in measured]
-            values = np.array([value for value, _ in known]) - self._expected(name, table)
+            values, variances = quantities(name, measured)
             kind = kind_of(name, table.pairs[0][1])
             model = self._models.setdefault(name, Gaussian(self.encoding.knobs, PRIORS[kind]))
-            variances = np.array([variance for _, variance in known])
-            model.fit(table.rows, values, variances)
-            self._variances[name] = float(np.median(variances))
+            model.fit(table.rows, values - self._expected(name, table), variances)
+            self._variances[name] = float(np.median(variances[variances < _UNKNOWN]))
 
     def predict(self, table: Table) -> Predicted:
         """Mean and standard deviation of every quantity at the pairs of a table."""
@@ -113,7 +116,7 @@ class Surrogate:
         odds = np.zeros(len(table))
         for name in self.quantities:
             residual, deviation = self._models[name].left_out()
-            found[name] = np.array([quantity(name, each)[0] for each in measured]) - residual, deviation
+            found[name] = quantities(name, measured)[0] - residual, deviation
             wide = np.sqrt(deviation**2 + STRAY_VARIANCE)
             doubtful = self._models[name].prior.doubtful(residual)
             better = (doubtful / deviation) ** 2 / 2 - (doubtful / wide) ** 2 / 2
@@ -145,9 +148,7 @@ class Surrogate:
         """The law that the measurements fit best, as far as they differ."""
         if table.pairs[0][1].kind != "closed" or len(measured) < _FEWEST_FOR_LAW:
             return LAWS[0]
-        known = [quantity("throughput", each) for each in measured]
-        values = np.array([value for value, _ in known])
-        variances = np.array([variance for _, variance in known])
+        values, variances = quantities("throughput", measured)
         model = Gaussian(self.encoding.knobs, PRIORS["throughput"])
         about = np.array([values - table.expected_throughput(law) for law in LAWS])
         return LAWS[int(np.argmax(model.evidence(table.rows, about, variances)))]
@@ -173,7 +174,7 @@ class Surrogate:
         """
         from scipy.stats import spearmanr
 
-        ours = _apart_from_load(np.array([quantity("throughput", each)[0] for each in measured]), table)
+        ours = _apart_from_load(quantities("throughput", measured)[0], table)
         left = len(table) - _LOAD_TERMS
         beliefs = []
         for source in self.sources:
@@ -223,9 +224,22 @@ def works(fine: Sequence[bool], rows: Floats, wanted: Floats, average: Floats) -
     return np.asarray(model.predict_proba(wanted)[:, 1])
 
 
+def quantities(name: str, measured: Sequence[Measurement]) -> tuple[Floats, Floats]:
+    """A quantity's logarithm in each measurement, and the variance that its interval says.
+
+    Where some did not measure it, theirs is the median of the others, of which nothing is known.
+    """
+    known = [quantity(name, each) for each in measured]
+    values, variances = np.array([value for value, _ in known]), np.array([variance for _, variance in known])
+    missing = np.array([name in _SEEN and _SEEN[name][0](each) is None for each in measured])
+    if missing.any() and not missing.all():
+        values[missing], variances[missing] = np.median(values[~missing]), _UNKNOWN
+    return values, variances
+
+
 def quantity(name: str, measured: Measurement) -> tuple[float, float]:
-    """A quantity's logarithm in a measurement, and the variance that its interval says."""
-    throughput = max(1e-9, measured.throughput.value)
+    """A quantity's logarithm in one measurement, and the variance that its interval says."""
+    throughput = max(1e-9, _carried(measured))
     if name == "throughput":
         return math.log(throughput), standard_error(measured.throughput) ** 2
     if name in _SEEN:
@@ -236,3 +250,13 @@ def quantity(name: str, measured: Measurement) -> tuple[float, float]:
     if measured.load.kind == "closed":
         value -= math.log(1000 * in_flight(measured.load) / throughput)
     return value, standard_error(latency) ** 2
+
+
+def _carried(measured: Measurement) -> float:
+    """Inferences a second: under an open load at its nominal rate, of which a window saw more or less."""
+    throughput, load = measured.throughput.value, measured.load
+    if load.kind == "closed":
+        return throughput
+    if measured.offered_rate:
+        throughput *= load.rate / measured.offered_rate
+    return throughput if measured.sustained else min(throughput, _UNSUSTAINED * in_flight(load))

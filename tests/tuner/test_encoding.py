@@ -120,3 +120,11 @@ def test_an_ensemble_has_the_places_of_all_its_models_and_models_that_share_a_ma
     assert service.delay_us == 500
     together = Service.of(joined(members), 1)
     assert (together.instances, together.batch, together.delay_us) == (1, 1, 0)
+
+
+def test_what_is_known_of_a_candidate_hangs_together_whatever_the_batch_of_its_requests():
+    space = [candidate(instance_count=1, max_batch_size=size) for size in (8, 32)]
+    loads = [ClosedLoad(concurrency=4, request_batch=2**step) for step in range(7)]
+    encoding = Encoding(space)
+    rows = encoding.table([(space[0], load) for load in loads]).rows[:, : encoding.knobs]
+    assert len(np.unique(rows, axis=0)) == 1

@@ -527,3 +527,24 @@ def test_a_promise_of_an_older_study_was_worth_a_run_from_the_smallest_gain_on(t
     again = opened(sampler="tritonc", storage=tmp_path / "optuna.db")
     assert again.least_promise == SMALL_GAIN
     assert [each.gain for each in again._promises] == [each.gain for each in search._promises]
+
+
+def test_promises_that_rest_on_what_is_void_end_no_search():
+    search = opened(sampler="tritonc")
+    first = search.ask()
+    search.tell(first, capacity(100.0))
+    search._promises += [Promise(0.0)] * PATIENCE
+    assert search.is_over
+    search.again(first)
+    search.tell(first, capacity(80.0))
+    assert not search.is_over
+
+
+def test_what_may_not_end_a_search_does_not_once_it_is_opened_again(tmp_path: Path):
+    path = tmp_path / "optuna.db"
+    search = opened(sampler="tritonc", storage=path)
+    for _ in range(3):
+        search.tell(search.ask(), capacity(100.0))
+    kept = [promise.is_whole for promise in search._promises]
+    assert False in kept
+    assert [promise.is_whole for promise in opened(sampler="tritonc", storage=path)._promises] == kept

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import stdtr
 
-from tests.tuner.tables import candidates, measured
+from tests.tuner.tables import candidates, measured, measurement
 from tritonc.compiler.candidate import Candidate
-from tritonc.schemas.measurement import Interval, Load, Measurement
+from tritonc.schemas.measurement import Interval, Load, Measurement, OpenLoad
 from tritonc.schemas.spec import Slo
 from tritonc.tuner import prospects
 from tritonc.tuner.promise import SMALL_GAIN
@@ -33,6 +33,14 @@ def test_where_the_choice_hangs_on_a_limit_measuring_again_pays():
     assert other == pytest.approx(0, abs=1e-3)
 
 
+@pytest.mark.parametrize("deviations", [2.0, 2.5, 3.0, 4.0])
+def test_learning_alone_is_no_gain_where_there_is_nothing_else_to_choose(deviations: float):
+    """The only pair keeps its limit as surely as Student's t says, which is less than a normal one would."""
+    kept = np.array([float(stdtr(5, deviations))])
+    [gain] = limit_gains(kept, kept, np.array([-deviations]), np.array([1.0]), np.array([0.5]))
+    assert gain == pytest.approx(0, abs=1e-9)
+
+
 def test_noise_makes_it_pay_less_and_certainty_nothing():
     sharp, dull = (gains([0.5, 1.0], [0.0, -0.5], 0.05, noise)[0] for noise in (0.01, 0.5))
     assert 0 <= dull < sharp
@@ -41,10 +49,10 @@ def test_noise_makes_it_pay_less_and_certainty_nothing():
 
 
 def test_several_measurements_may_pay_where_one_changes_no_choice(monkeypatch: pytest.MonkeyPatch):
-    unlikely, _ = gains([0.3, 1.0], [0.026, -0.5], 0.05, 0.1)
+    unlikely, _ = gains([0.3, 1.0], [0.026, -0.5], 0.05, 0.15)
     monkeypatch.setattr(prospects, "_TIMES", (1,))
-    alone, _ = gains([0.3, 1.0], [0.026, -0.5], 0.05, 0.1)
-    assert alone < 0.003 < 0.005 < unlikely
+    alone, _ = gains([0.3, 1.0], [0.026, -0.5], 0.05, 0.15)
+    assert alone < 0.002 < 0.004 < unlikely
 
 
 @pytest.mark.parametrize("is_confirmed", [False, True])
@@ -111,10 +119,14 @@ def doubts_in(search: Search, pair: tuple[Candidate, Load], beside: Beside | Non
     )
 
 
-def test_what_intervals_say_of_the_noise_counts_where_a_pair_near_its_limit_is_measured_again():
+def test_what_intervals_say_of_the_noise_counts_where_a_pair_near_its_limit_is_measured_again(
+    monkeypatch: pytest.MonkeyPatch,
+):
     """A measurement that knows little of its own p99 settles no limit."""
+    noises: list[np.ndarray] = []
+    monkeypatch.setattr(prospects, "limit_gains", lambda *of: noises.append(of[-1]) or limit_gains(*of))
 
-    def gain(width: float) -> float:
+    def noise(width: float) -> float:
         search = Search(candidates(), "throughput", Slo(p99_latency_ms=20))
         for pair in [(one, load) for one in candidates() for load in CLOSED_LOADS][::5]:
             seen = measured(*pair)
@@ -124,12 +136,11 @@ def test_what_intervals_say_of_the_noise_counts_where_a_pair_near_its_limit_is_m
             }
             search.tell(*pair, seen.model_copy(update={"latency_ms": latency}))
         table = search._table([pair for pair, _ in search._measured()])
-        prospects = search._prospects(table, [1.0])
-        standing = prospects.standing(table)
-        one = replace(standing, kept=np.full(len(table), 0.5))
-        return float(prospects.of_limits(table, one).max())
+        seen_now = search._prospects(table, [1.0])
+        seen_now.of_limits(table, seen_now.standing(table))
+        return float(noises[-1].min())
 
-    assert gain(0.4) < gain(0.01)
+    assert noise(0.4) > 4 * noise(0.01) > 0
 
 
 def spoilt(one: Candidate, load: Load, by: float = 1.7) -> Measurement:
@@ -155,3 +166,17 @@ def test_a_percentile_without_an_upper_end_is_less_sure_than_one_with_it():
 
     assert variance(Interval(value=20, low=15)) > variance(Interval(value=20, low=15, high=25)) > 0
     assert variance(Interval(value=20)) == 0
+
+
+def test_an_open_load_is_carried_at_its_nominal_rate_and_one_that_is_not_sustained_is_not():
+    load = OpenLoad(rate=100.0)
+
+    def carried(throughput: float, **update) -> float:
+        return math.exp(
+            quantity("throughput", measurement(load, throughput, 5.0).model_copy(update=update))[0]
+        )
+
+    assert carried(96.0) == pytest.approx(96.0)
+    assert carried(96.0, offered_rate=96.0) == pytest.approx(100.0)
+    assert carried(99.0, sustained=False) < 98.0
+    assert carried(60.0, sustained=False) == pytest.approx(60.0)

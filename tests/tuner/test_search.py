@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tritonc.schemas.spec import Pareto, Slo, SoftLimit
 from tritonc.tuner import search as search_module
 from tritonc.tuner.encoding import in_flight
 from tritonc.tuner.pareto import chebyshev, is_on_front
-from tritonc.tuner.promise import SMALL_GAIN
+from tritonc.tuner.promise import PATIENCE, SMALL_GAIN, Promise, promises_little
 from tritonc.tuner.search import CLOSED_LOADS, Observation, Search
 
 SLO = Slo(p99_latency_ms=25)
@@ -150,6 +151,89 @@ def test_of_too_many_pairs_each_ask_looks_at_some_and_all_asks_together_find_a_g
     best = one.recommend()
     assert best is not None
     assert best.measurement.throughput.value >= 0.95 * best_throughput()
+
+
+@pytest.mark.parametrize("step", [2, 7, 10])
+def test_each_ask_that_looks_at_some_pairs_looks_at_all_loads_and_all_asks_at_all_candidates(
+    step: int, monkeypatch: pytest.MonkeyPatch
+):
+    loads = [ClosedLoad(concurrency=clients) for clients in range(1, 71)]
+    monkeypatch.setattr(search_module, "_SCORED", math.ceil(len(CANDIDATES) * len(loads) / step))
+    search = Search(CANDIDATES, "throughput", SLO, loads=loads)
+    seen = [search._some(search._all, random.Random(seed)).pairs for seed in range(40)]
+    assert all({load for _, load in pairs} == set(loads) for pairs in seen)
+    assert {one for pairs in seen for one, _ in pairs} == set(CANDIDATES)
+
+
+def test_a_pair_that_keeps_the_limits_is_recommended_however_much_faster_another_breaks_them():
+    load, slow, fast = ClosedLoad(concurrency=8), *CANDIDATES[:2]
+    search = Search(CANDIDATES[:2], "throughput", SLO, loads=[load])
+    for _ in range(3):
+        search.tell(slow, load, measurement(load, 20.0, 10.0))
+        search.tell(fast, load, measurement(load, 2e5, 400.0))
+    best = search.recommend()
+    assert (best.candidate, best.slo_met) == (slow, True)
+
+
+def test_what_completed_nothing_failed():
+    search = Search(CANDIDATES, "throughput", SLO)
+    pair = search.ask()
+    nothing = measured(*pair).model_copy(update={"throughput": Interval(value=0.0)})
+    search.tell(*pair, nothing)
+    assert search.observations[0].outcome == Failure(reason="no_result", detail="no request was completed")
+    assert search.ask()[0] != pair[0]
+
+
+def test_energy_that_was_not_measured_is_not_the_least():
+    def outcome(one: Candidate, load: Load) -> Measurement:
+        joules = 1000 / measured(one, load).throughput.value
+        is_known = one.values["instance_count"] != 2
+        return measured(one, load).model_copy(update={"joules_per_inference": joules if is_known else None})
+
+    search = Search(CANDIDATES, "energy", SLO)
+    run(search, 30, outcome)
+    best = max(
+        measured(one, load).throughput.value
+        for one in CANDIDATES
+        for load in CLOSED_LOADS
+        if measured(one, load).latency_ms["p99"].value <= 25
+    )
+    assert search.recommend().measurement.throughput.value > 0.9 * best
+
+
+def test_patience_waits_while_something_was_never_tried():
+    little = [Promise(0.0)] * PATIENCE
+    assert promises_little(little)
+    assert not promises_little([*little[1:], Promise(0.0, is_whole=False)])
+    search = Search(CANDIDATES, "throughput", SLO)
+    run(search, 2)
+    assert not search.promise.is_whole
+    run(search, 13)
+    assert search.promise.is_whole
+
+
+def test_promises_that_rest_on_what_is_forgotten_count_no_more():
+    search = Search(CANDIDATES[:3], "throughput", SLO)
+    run(search, 40)
+    assert search.is_over
+    search.forget(search.recommend().candidate)
+    assert not search.is_over
+
+
+def test_a_front_is_scaled_by_what_keeps_the_limits():
+    load = ClosedLoad(concurrency=8)
+    objective = Pareto(pareto=("throughput", "memory"))
+    numbers = []
+    for violators in (0, 20):
+        search = Search(CANDIDATES, objective, SLO, loads=[load])
+        for place, one in enumerate(CANDIDATES[: 6 + violators]):
+            rate, average = (100.0 + 5 * place, 10.0) if place < 6 else (2000.0, 400.0)
+            search.tell(one, load, measurement(load, rate, average))
+        table = search._table([(one, load) for one in CANDIDATES[:6]])
+        everything = search._table([(each.candidate, load) for each in search.observations])
+        prospects = search._prospects(everything, [0.5, 0.5])
+        numbers.append(prospects.standing(table).objective)
+    assert numbers[0] == pytest.approx(numbers[1], abs=0.1)
 
 
 def test_the_same_seed_and_tells_give_the_same_asks():
@@ -496,6 +580,7 @@ def test_a_candidate_whose_last_measurement_was_off_stays_near_the_best():
     assert len({each.candidate for each in ranking}) == len(ranking)
     search.tell(best.candidate, best.load, CRASH)
     assert best.candidate not in [each.candidate for each in search.ranking(pairs)]
+    assert search.recommend().candidate != best.candidate
 
 
 def test_a_ranking_begins_with_what_keeps_the_limits_and_is_among_what_was_asked_for():
