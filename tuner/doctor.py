@@ -203,10 +203,12 @@ def _embedded_engine() -> Check:
 
 
 def _local_engine(environ: Mapping[str, str]) -> Check:
-    found = shutil.which("tritonserver", path=environ.get("PATH"))
-    if found is None:
-        return Check("local engine", "note", "no tritonserver on PATH", "only for `tune --engine local`")
-    return Check("local engine", "ok", found)
+    from tritonc.tuner.engines.local import LocalEngine
+
+    try:
+        return Check("local engine", "ok", str(LocalEngine().installation(environ=environ).binary))
+    except TritoncError as error:
+        return Check("local engine", "note", error.what, "only for `tune --engine local`")
 
 
 def _optional(name: str, version: str | None, use: str, extra: str) -> Check:

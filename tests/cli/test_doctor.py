@@ -36,6 +36,21 @@ def test_every_problem_says_what_to_do() -> None:
         assert check.state == "ok" or check.remedy
 
 
+def test_the_local_engine_is_where_the_environment_says(tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "my-tritonserver"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    environ = {"TRITONC_TRITONSERVER": str(program)}
+
+    def found() -> Check:
+        return next(check for check in examine(tmp_path, environ).checks if check.name == "local engine")
+
+    assert found().state == "note"
+    assert "has no backends" in found().found
+    (tmp_path / "backends").mkdir()
+    assert (found().state, found().found) == ("ok", str(program))
+
+
 def test_two_onnxruntime_packages_are_a_problem() -> None:
     check = onnxruntime_check({"onnxruntime": "1.31", "onnxruntime-gpu": "1.31"}, ())
     assert check.state == "problem"

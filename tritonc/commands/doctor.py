@@ -23,8 +23,9 @@ _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 def command(output: Output) -> int:
     """Show what this machine can build and measure, and what to install for the rest.
 
-    Starts no server and fetches nothing. Exits 3 where `tritonc tune` could not measure; `tritonc build`
-    works wherever this command runs.
+    Starts no server and fetches nothing. Exits 3 where `tritonc tune` could not measure with the embedded
+    engine; `--engine local` needs no more than its own line says. `tritonc build` works wherever this
+    command runs.
     """
     from tritonc.tuner.doctor import examine
 

@@ -84,28 +84,34 @@ class LocalEngine:
         """A ready server (see `Engine.serve`)."""
         return running_server(self.installation(env or {}), repository, log=log, cores=cores, args=args)
 
-    def installation(self, env: Mapping[str, str] | None = None) -> Installation:
+    def installation(
+        self, env: Mapping[str, str] | None = None, environ: Mapping[str, str] = os.environ
+    ) -> Installation:
         """The server as it is installed.
+
+        Args:
+            env: added to its environment.
+            environ: this process's; says where it is.
 
         Raises:
             EngineError: there is none.
         """
-        binary = self._binary()
-        backends = self._given_backends or os.environ.get("TRITONC_TRITONSERVER_BACKENDS")
+        binary = self._binary(environ)
+        backends = self._given_backends or environ.get("TRITONC_TRITONSERVER_BACKENDS")
         folder = Path(backends) if backends else binary.resolve().parent.parent / "backends"
         if not folder.is_dir():
             raise EngineError(
                 f"{binary} has no backends: {folder} is not a folder",
                 "name the folder with the backends in TRITONC_TRITONSERVER_BACKENDS",
             )
-        return Installation(binary, folder, {**os.environ, **(env or {})})
+        return Installation(binary, folder, {**environ, **(env or {})})
 
-    def _binary(self) -> Path:
-        named = self._given_binary or os.environ.get("TRITONC_TRITONSERVER")
+    def _binary(self, environ: Mapping[str, str]) -> Path:
+        named, path = self._given_binary or environ.get("TRITONC_TRITONSERVER"), environ.get("PATH")
         if named:
-            found = shutil.which(str(named))
+            found = shutil.which(str(named), path=path)
         else:
-            found = shutil.which("tritonserver") or shutil.which(str(_USUAL))
+            found = shutil.which("tritonserver", path=path) or shutil.which(str(_USUAL))
         if found:
             return Path(found).absolute()
         what = f"{named} is not a program" if named else f"no tritonserver on PATH and none at {_USUAL}"
