@@ -208,7 +208,7 @@ def _local_engine(environ: Mapping[str, str]) -> Check:
     try:
         return Check("local engine", "ok", str(LocalEngine().installation(environ=environ).binary))
     except TritoncError as error:
-        return Check("local engine", "note", error.what, "only for `tune --engine local`")
+        return Check("local engine", "note", error.what, f"only for `tune --engine local`: {error.hint}")
 
 
 def _optional(name: str, version: str | None, use: str, extra: str) -> Check:

@@ -9,6 +9,8 @@ from typing import Literal
 from tritonc.schemas.measurement import Failure
 from tritonc.tuner.engines import Server
 
+SERVER_GONE = frozenset({"server_crashed", "server_hung"})
+"""Failures that somebody else may have caused: what measures tries again by itself."""
 _NEWS_S = 0.5
 """A connection breaks a moment before the end of the process is known."""
 _POLL_S = 0.02

@@ -500,6 +500,7 @@ class Job:
             and held.hardware == self._hardware
             and held.measured_at == study.search.decided_at
             and (len(study.search.trials) >= study.trials or study.search.is_over)
+            and not study.search.doubted
         )
 
     def _previous(self, study: _Study, measuring: Measuring[Sample]) -> tuple[Candidate | None, Load | None]:

@@ -16,6 +16,7 @@ from tritonc.tuner.bench import Bench
 from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known
 from tritonc.tuner.encoding import in_flight
 from tritonc.tuner.engines import Server, ServerFailure
+from tritonc.tuner.faults import SERVER_GONE
 from tritonc.tuner.loads import closed_load, is_replayed, lower_load
 from tritonc.tuner.measure import measure_capacity, recalled_capacity
 from tritonc.tuner.noise import WINDOWS, NoiseFloor
@@ -34,8 +35,6 @@ _Visited = tuple[Candidate, int]
 
 TRIES_FOR_REFERENCE = 3
 """Candidates before which the baseline is asked for its outputs until it gives them: machines may be busy."""
-SERVER_GONE = frozenset({"server_crashed", "server_hung"})
-"""Failures that somebody else may have caused."""
 _LONGEST_SAMPLE_S = 300.0
 """334 requests at about one a second: a slower model gets what there is time for."""
 _SHORTEST_SAMPLE_S = 0.4
@@ -207,6 +206,7 @@ class StandMeasuring:
         The baseline has the objective that it has without one, also where it was measured before: by then
         the machine may have become another one.
         """
+        self._look_for_reference()
         is_baseline = candidate == self._baseline
         is_first = is_baseline and known.noise is None
         was_loaded = self._stand.has(candidate)
@@ -264,7 +264,6 @@ class StandMeasuring:
         still take each other's place where the objective is about memory, or where one was never measured
         alone.
         """
-        self._look_for_reference()
         self._alone, self._rates = {}, {}
         self._replayed.clear()
         alone = {one: seen or self._measured.get(one) for one, seen in known.items()}
@@ -288,8 +287,8 @@ class StandMeasuring:
 
         Of a trace that is longer than a window each candidate gets the same stretches in the same order.
 
-        What fails is given another chance: its candidate did well before, so that the fault may be somebody
-        else's.
+        A server that goes meanwhile is given another chance: its candidate did well before, so that somebody
+        else may have ended it.
 
         Args:
             candidate: what is loaded for it.
@@ -334,7 +333,9 @@ class StandMeasuring:
             return replace(sample, load_s=loaded_s)
 
         outcome = self._loaded(candidate, measure)
-        return self._loaded(candidate, measure) if isinstance(outcome, Failure) else outcome
+        if isinstance(outcome, Failure) and outcome.reason in SERVER_GONE:
+            outcome = self._loaded(candidate, measure)
+        return outcome
 
     def look(self, candidate: Candidate, load: Load, requests: int) -> Measurement | Failure:
         """A look at how fast the machine is: one sample."""
@@ -413,7 +414,6 @@ class StandMeasuring:
         self, candidate: Candidate, measure: Callable[[Server, float], Outcome | Failure]
     ) -> Outcome | Failure:
         """What `measure` finds with the candidate loaded; a server that fails is given up."""
-        self._look_for_reference()
         try:
             outcome = measure(*self._stand.serve(candidate))
         except ServerFailure as err:

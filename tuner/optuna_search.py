@@ -401,7 +401,7 @@ class OptunaSearch:
         Raises:
             SetupError: it cannot be stored.
         """
-        marks = {"until": self._told[-1].number, "again": [trial.told for trial in again]}
+        marks = {"until": self._told[-1].order, "again": [trial.told for trial in again]}
         with optuna_at(self._path):
             self._study.set_user_attr("doubt", marks)
 
@@ -419,11 +419,12 @@ class OptunaSearch:
         """Trials from before the machine changed, as long as some are to be measured again for that."""
         with optuna_at(self._path):
             doubt = self._study.user_attrs.get("doubt")
-        return tuple(trial for trial in self._trials if doubt and trial.told <= doubt["until"])
+        orders = {each.number: each.order for each in self._told}
+        return tuple(trial for trial in self._trials if doubt and orders[trial.told] <= doubt["until"])
 
     @property
     def left_to_measure_again(self) -> tuple[Trial, ...]:
-        """Those of them that `doubt` was told and that were not measured since, in its order."""
+        """The trials that `doubt` named and that were not measured again since, in the order given."""
         with optuna_at(self._path):
             doubt = self._study.user_attrs.get("doubt")
         by_number = {trial.told: trial for trial in self._trials}

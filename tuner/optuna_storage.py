@@ -144,14 +144,14 @@ def marks_of(promise: Promise | None) -> dict[str, float]:
     """The attributes that keep what a trial's ask promised."""
     if promise is None:
         return {}
-    return {"promise": promise.gain, "least_promise": promise.least, "promise_is_whole": promise.is_whole}
+    return {"promise": promise.gain, "least_promise": promise.least, "all_tried": promise.all_tried}
 
 
 def _promise(attrs: Mapping[str, Any]) -> Promise | None:
     if "promise" not in attrs:
         return None
-    least, is_whole = attrs.get("least_promise", SMALL_GAIN), attrs.get("promise_is_whole", True)
-    return Promise(attrs["promise"], least, is_whole=is_whole)
+    least, all_tried = attrs.get("least_promise", SMALL_GAIN), attrs.get("all_tried", True)
+    return Promise(attrs["promise"], least, all_tried=all_tried)
 
 
 def added(trials: list[Trial], told: Told) -> Trial:

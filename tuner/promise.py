@@ -36,14 +36,14 @@ class Promise:
         rest: what measuring every candidate that is left promises, all together at most: the sum of what each
             does. Infinite where that is not known.
         is_confirmed: whether the winner is measured anew anyway, which leaves `BEARABLE_LOSS` to chance.
-        is_whole: whether nothing is left of which nothing is known, so that it may end the search.
+        all_tried: whether every accelerator, backend, precision and switch was tried: no search ends before.
     """
 
     gain: float
     least: float = SMALL_GAIN
     rest: float = math.inf
     is_confirmed: bool = False
-    is_whole: bool = True
+    all_tried: bool = True
 
     @property
     def enough(self) -> float:
@@ -79,5 +79,5 @@ def together(promised: Mapping[Pair, float], pairs: Iterable[Pair]) -> float:
 def promises_little(promises: Sequence[Promise]) -> bool:
     """Whether the last asks in a row promised too little, or all that is left does, given what each did."""
     last = promises[-PATIENCE:]
-    is_flat = len(last) == PATIENCE and all(each.is_whole and each.gain < each.least for each in last)
+    is_flat = len(last) == PATIENCE and all(each.all_tried and each.gain < each.least for each in last)
     return is_flat or bool(last and last[-1].is_last)

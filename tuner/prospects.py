@@ -72,7 +72,7 @@ class Standing:
 
     @property
     def worth(self) -> Floats:
-        """Of each pair, relative to the best one's objective: that of the best one is how surely it does."""
+        """Of each pair, relative to the best one's objective; the best one's own is its `kept`."""
         return np.asarray(np.exp(self.objective - self.objective[self.best]) * self.kept)
 
 

@@ -21,6 +21,7 @@ from tritonc.tuner.confirm import (
     hopeless,
     is_settled,
 )
+from tritonc.tuner.faults import SERVER_GONE
 from tritonc.tuner.further_workloads import first_of, further_in, is_of_further
 from tritonc.tuner.joint_measurement import members_in
 from tritonc.tuner.objective import soft_cost
@@ -240,6 +241,10 @@ def _turn(
     for left in reversed(range(_TRIES)):
         wanted = requests if runner.is_short else math.ceil(_SHARE_OF_LATER_ROUNDS * requests)
         sample = measuring.sample(runner.entrant.candidate, runner.load, wanted)
+        if isinstance(sample, Failure) and sample.reason not in SERVER_GONE:
+            sample = measuring.sample(
+                runner.entrant.candidate, runner.load, wanted
+            )  # it did well in its trial
         if isinstance(sample, Failure):
             runner.failure = sample
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from tritonc.schemas.measurement import Measurement
+from tritonc.schemas.measurement import ClosedLoad, Measurement
 from tritonc.tuner.statistics import half_width
 
 SHARE = 0.04
@@ -23,9 +23,14 @@ _LONGEST_LOOK_S = 10.0
 
 
 def requests_of_look(reference: Measurement) -> int:
-    """Requests of a look under the load of a reference: `REQUESTS`, or what it did in ten seconds."""
-    rate = reference.throughput.value / reference.load.mean_request_batch
-    return max(1, min(REQUESTS, math.ceil(rate * _LONGEST_LOOK_S)))
+    """Requests of a look under the load of a reference: `REQUESTS`, or what ten seconds can count.
+
+    As many as there are clients do not count in a window (`Window.ramp`).
+    """
+    load = reference.load
+    rate = reference.throughput.value / load.mean_request_batch
+    ramp = load.concurrency if isinstance(load, ClosedLoad) else 0
+    return max(1, min(REQUESTS, math.ceil(rate * _LONGEST_LOOK_S) - ramp))
 
 
 class ReferenceWatch:

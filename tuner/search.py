@@ -184,7 +184,10 @@ class Search:
         return pair
 
     def tell(self, candidate: Candidate, load: Load, outcome: Measurement | Failure) -> None:
-        """Takes in what a pair showed, whether it was asked or not; one that completed nothing failed."""
+        """Takes in what a pair showed, whether it was asked or not.
+
+        A candidate fails where it completes nothing.
+        """
         if isinstance(outcome, Measurement) and not outcome.throughput.value:
             outcome = Failure(reason="no_result", detail="no request was completed")
         if (candidate, load) in self._open:
@@ -226,9 +229,8 @@ class Search:
         """
         out = self._out(())
         seen = {pair: shown for pair, shown in self._measured() if pair in among and pair[0] not in out}
-        ranked = sorted(self._ranked(seen), key=lambda each: not each.slo_met)
         found: dict[Candidate, Recommendation] = {}
-        for each in ranked:
+        for each in self._ranked(seen):
             found.setdefault(each.candidate, each)
         return tuple(found.values())
 
@@ -339,7 +341,7 @@ class Search:
             chosen = new.pairs[int(np.argmax(prospects.standing(new).worth * usable))]
         is_front = len(self._goals.axes) > 1  # of which each ask sees but one direction
         rest = together(promised, askable) if self._sees_all and not untried and not is_front else math.inf
-        promise = Promise(float(promised[chosen]), least, rest, self._is_confirmed, is_whole=not untried)
+        promise = Promise(float(promised[chosen]), least, rest, self._is_confirmed, all_tried=not untried)
         self._promises.append(promise)
         if self._is_confirmed:
             return None if promise.is_last else chosen
@@ -469,17 +471,18 @@ class Search:
     def _some(self, table: Table, rng: random.Random) -> Table:
         """All pairs where they are not too many; else those of measured candidates, and every few of others.
 
-        Loads next to each other say nearly the same. Each candidate begins at another load than the one
-        before it, so that each ask sees all loads of some, and another ask others.
+        Every ask sees every load, each with some of the candidates; other asks see it with others.
         """
         step = math.ceil(len(table) / _SCORED)
         if step <= 1:
             return table
         begin, whole = rng.randrange(step), {self._baseline, *(each.candidate for each in self._told)}
+        seen: Counter[Candidate] = Counter()
         numbers: dict[Candidate, int] = {}
         places = []
         for place, (candidate, _) in enumerate(table.pairs):
-            shifted = place + numbers.setdefault(candidate, len(numbers))
+            shifted = seen[candidate] + numbers.setdefault(candidate, len(numbers))
+            seen[candidate] += 1
             if shifted % step == begin or candidate in whole:
                 places.append(place)
         return table.at(places)

@@ -97,22 +97,26 @@ class Session(Generic[Sample]):
         to be measured again for a change is remembered until it is, in a later run if need be.
         """
         is_resumed, self._is_resumed = self._is_resumed, False
-        if is_resumed and (left := self.search.left_to_measure_again):
-            which = ", ".join(str(trial.number) for trial in left)
-            self.observer(
-                Warned(f"note: the machine changed in an earlier run; measured again: trials {which}")
-            )
+        left = self.search.left_to_measure_again if is_resumed else ()
         baseline = self.search.outcome(self.search.space.baseline)
         if isinstance(baseline, Capacity):
             load_s = baseline.seconds.load
             self._watch = self._watch or ReferenceWatch(_reference_in(baseline), load_s + _LOOK_S)
             if is_resumed or self._watch.is_due:
                 self._look(self._watch, _requests_in(baseline))
+        if left and left == self.search.left_to_measure_again:
+            which = ", ".join(str(trial.number) for trial in left)
+            self.observer(
+                Warned(f"note: the machine changed in an earlier run; measured again: trials {which}")
+            )
         if self.search.doubted:
             self._measure_again(deadline)
 
     def _look(self, watch: ReferenceWatch, requests: int) -> None:
-        """A look that fails, or that finds a change that the next one does not, means nothing."""
+        """Looks at the baseline, and remembers what a change spoilt that a second look finds, too.
+
+        A look that fails means nothing.
+        """
         started = self.clock()
         change = self._change(watch, requests)
         if change is not None and change != _NO_CHANGE:
@@ -146,7 +150,7 @@ class Session(Generic[Sample]):
         self.search.doubt(spoilt)
 
     def _measure_again(self, deadline: float) -> None:
-        """Trials since the last sound look, the baseline and the best: what was measured stands till then.
+        """Measures again what `doubt` named; what was measured before stands until then.
 
         On a machine that became slower what was measured before may lead only therefore, so that whoever
         leads then is measured again, too. What there is no time for stays doubted.

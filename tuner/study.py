@@ -92,6 +92,8 @@ def search_candidates(
     """
     session = Session(search, measuring, observer, log, clock, expected)
     while True:
+        if clock() < deadline:
+            session.look_at_reference(deadline)
         if len(search.trials) >= trials:
             return observer(SearchEnded(f"{len(search.trials)} trials are finished"))
         if clock() >= deadline and search.trials:
@@ -100,7 +102,6 @@ def search_candidates(
             return observer(SearchEnded(_why_nothing_is_left(search)))
         if _is_vain(search):
             return observer(SearchEnded(f"all {len(search.trials)} trials failed in the same way"))
-        session.look_at_reference(deadline)
         candidate = search.ask()
         if candidate is None:
             return observer(SearchEnded(_why_nothing_is_left(search)))
@@ -232,8 +233,13 @@ def confirm(
         observer(Confirming(entrant.candidate, entrant.role, number, LAST_LOOK))
 
     finishers, failures = race(runners, measuring, on_turn=on_turn, is_front=is_front)
+    judged = {finisher.contender.candidate for finisher in finishers}
     for candidate, failure in failures.items():
-        observer(Warned(f"{candidate.id} could not be measured again: {failure.reason}: {failure.detail}"))
+        why = f"{failure.reason}: {failure.detail}"
+        if candidate in judged:
+            observer(Warned(f"{candidate.id} failed in a later round ({why}); the rounds before count"))
+        else:
+            observer(Warned(f"{candidate.id} could not be measured again: {why}"))
     if is_front and (front := front_of(finishers, goal)):
         chosen, choice = choose(front, finishers, goal, picked)
         return Outcome(chosen, finishers, failures, front, choice)
@@ -250,11 +256,11 @@ def why_undecided(search: OptunaSearch, outcome: Outcome) -> str:
     measured = sum(trial.capacity is not None for trial in search.trials)
     if measured:
         why = again[0] if again else "no contender is left"
-        kept = f"{measured} trials are kept" if measured > 1 else "its trial is kept"
+        kept = f"{measured} measured trials are kept" if measured > 1 else "the one measured trial is kept"
         return f"nothing could be confirmed; {why}; {kept}: once that is mended, run tritonc tune again"
     failed = [trial.outcome for trial in search.trials if isinstance(trial.outcome, Failure)]
-    why = "; ".join([*again, *(f"{each.reason}: {each.detail}" for each in failed)][:1]) or "no trial was run"
-    return f"nothing could be measured; {why}; once that is mended, begin anew: tritonc tune --fresh"
+    whys = [*again, *(f"{each.reason}: {each.detail}" for each in failed), "no trial was run"]
+    return f"nothing could be measured; {whys[0]}; once that is mended, begin anew: tritonc tune --fresh"
 
 
 def _not_chosen(verdict: Verdict, finishers: Sequence[Finisher]) -> Iterator[str]:

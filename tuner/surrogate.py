@@ -227,7 +227,7 @@ def works(fine: Sequence[bool], rows: Floats, wanted: Floats, average: Floats) -
 def quantities(name: str, measured: Sequence[Measurement]) -> tuple[Floats, Floats]:
     """A quantity's logarithm in each measurement, and the variance that its interval says.
 
-    Where some did not measure it, theirs is the median of the others, of which nothing is known.
+    Those that did not measure it get the median of the others, with a variance that says nothing of it.
     """
     known = [quantity(name, each) for each in measured]
     values, variances = np.array([value for value, _ in known]), np.array([variance for _, variance in known])

@@ -24,10 +24,11 @@ from tritonc.compiler.joint import members_of
 from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement
 from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known, Seconds
 from tritonc.tuner.engines import Server, ServerFailure
+from tritonc.tuner.faults import SERVER_GONE
 from tritonc.tuner.joint_measurement import Together
 from tritonc.tuner.joint_trial import LONGEST_S, SHORTEST_S, WARM_UP_S, JointTrial, last_of
 from tritonc.tuner.joint_worth import JOINT_LOAD, Loads, Member, Members, Samples, Visits
-from tritonc.tuner.measuring import SERVER_GONE, TRIES_FOR_REFERENCE
+from tritonc.tuner.measuring import TRIES_FOR_REFERENCE
 from tritonc.tuner.objective import soft_cost
 from tritonc.tuner.sample import Sample
 from tritonc.tuner.stand import Stand
@@ -123,8 +124,8 @@ class TogetherMeasuring:
         visits = self._visits_at(candidate, load)
         self._last = (candidate, load)
         found = self._try_sample(candidate, visits, requests)
-        if isinstance(found, Failure):
-            found = self._try_sample(candidate, visits, requests)  # the fault may be somebody else's
+        if isinstance(found, Failure) and found.reason in SERVER_GONE:
+            found = self._try_sample(candidate, visits, requests)  # somebody else may have ended it
         if isinstance(found, Failure):
             return found
         visits.samples.append(found)

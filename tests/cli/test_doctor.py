@@ -47,6 +47,7 @@ def test_the_local_engine_is_where_the_environment_says(tmp_path: Path) -> None:
 
     assert found().state == "note"
     assert "has no backends" in found().found
+    assert "in TRITONC_TRITONSERVER_BACKENDS" in found().remedy
     (tmp_path / "backends").mkdir()
     assert (found().state, found().found) == ("ok", str(program))
 

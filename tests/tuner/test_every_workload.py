@@ -126,6 +126,16 @@ def test_looks_one_after_another_are_one_visit():
     assert seen.latency_ms["avg"] != pooled([sample], NOISE, visits=2).latency_ms["avg"]
 
 
+def test_visits_one_after_another_are_one_under_every_workload():
+    of, _ = every({FIRST: [20.0, 200.0, 20.0], STEADY: 20.0, CROWD: 20.0})
+    whole, cut, again = (of.sample(CANDIDATE, FIRST, 60) for _ in range(3))
+    assert [len(each.further) for each in (whole, cut, again)] == [2, 0, 2]
+    joined = of.joined([whole, cut, again])
+    assert len(joined.first.windows) == 3
+    assert [len(each.windows) for each in joined.further] == [2, 2]
+    assert of.joined([cut]).further == ()
+
+
 @pytest.mark.parametrize(
     "found", [capacity(100.0, violation=0.2), Failure(reason="load_failed", detail="no")]
 )

@@ -73,10 +73,9 @@ def test_short_executions_and_tight_limits_are_said(execution_ms, slo, words):
     assert all("--engine local" in sentence for sentence in said)
 
 
-def test_the_local_engine_has_no_caveats_and_a_failed_baseline_that_no_outputs_were_compared():
+def test_the_local_engine_and_a_failed_baseline_have_no_caveats():
     assert caveats(ENGINE.model_copy(update={"name": "local"}), model(), baseline(0.1)) == ()
-    [said] = caveats(ENGINE, model(), None)
-    assert said.startswith("The baseline could not be measured")
+    assert caveats(ENGINE, model(), None) == ()
 
 
 def test_noise_is_put_down_to_a_load_generator_without_a_core_of_its_own():

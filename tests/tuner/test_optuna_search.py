@@ -545,6 +545,6 @@ def test_what_may_not_end_a_search_does_not_once_it_is_opened_again(tmp_path: Pa
     search = opened(sampler="tritonc", storage=path)
     for _ in range(3):
         search.tell(search.ask(), capacity(100.0))
-    kept = [promise.is_whole for promise in search._promises]
+    kept = [promise.all_tried for promise in search._promises]
     assert False in kept
-    assert [promise.is_whole for promise in opened(sampler="tritonc", storage=path)._promises] == kept
+    assert [promise.all_tried for promise in opened(sampler="tritonc", storage=path)._promises] == kept

@@ -246,6 +246,7 @@ def test_what_is_there_already_keeps_its_rounds_where_it_fails_once_it_can_be_ju
     stand = BreaksInRound(SLOW, turn)
     finishers, failures = race(entrants(), stand, on_turn=lambda *_: None)
     assert failures == {SLOW: stand.broken[SLOW]}
+    assert [each for each, _ in stand.measured].count(SLOW) == turn + 1  # once more, and never again
     assert finishers[0].contender.role == ("baseline" if is_judged else "finalist")
     verdict = decide([finisher.contender for finisher in finishers])
     assert (verdict.gain is not None) == is_judged

@@ -154,10 +154,11 @@ def test_of_too_many_pairs_each_ask_looks_at_some_and_all_asks_together_find_a_g
 
 
 @pytest.mark.parametrize("step", [2, 7, 10])
+@pytest.mark.parametrize("count", [15, 17, 19, 20, 70])
 def test_each_ask_that_looks_at_some_pairs_looks_at_all_loads_and_all_asks_at_all_candidates(
-    step: int, monkeypatch: pytest.MonkeyPatch
+    step: int, count: int, monkeypatch: pytest.MonkeyPatch
 ):
-    loads = [ClosedLoad(concurrency=clients) for clients in range(1, 71)]
+    loads = [ClosedLoad(concurrency=clients) for clients in range(1, count + 1)]
     monkeypatch.setattr(search_module, "_SCORED", math.ceil(len(CANDIDATES) * len(loads) / step))
     search = Search(CANDIDATES, "throughput", SLO, loads=loads)
     seen = [search._some(search._all, random.Random(seed)).pairs for seed in range(40)]
@@ -204,12 +205,12 @@ def test_energy_that_was_not_measured_is_not_the_least():
 def test_patience_waits_while_something_was_never_tried():
     little = [Promise(0.0)] * PATIENCE
     assert promises_little(little)
-    assert not promises_little([*little[1:], Promise(0.0, is_whole=False)])
+    assert not promises_little([*little[1:], Promise(0.0, all_tried=False)])
     search = Search(CANDIDATES, "throughput", SLO)
     run(search, 2)
-    assert not search.promise.is_whole
+    assert not search.promise.all_tried
     run(search, 13)
-    assert search.promise.is_whole
+    assert search.promise.all_tried
 
 
 def test_promises_that_rest_on_what_is_forgotten_count_no_more():

@@ -216,14 +216,14 @@ def test_a_resumed_study_whose_machine_is_the_same_looks_once(
     assert len(machine.known) == 8
 
 
-def test_a_look_at_a_slow_model_is_no_longer_than_ten_seconds(
+def test_a_look_at_a_slow_model_has_as_many_requests_as_ten_seconds_can_count(
     machine: Machine, opened: Callable[[], OptunaSearch]
 ):
     machine.become(0.01)
     run(opened(), machine, 2)
     run(opened(), machine, 3)
-    assert machine.requests == [math.ceil(0.1 * throughput_of(SPACE.baseline))]
-    assert machine.requests[0] < 50
+    assert machine.requests == [math.ceil(0.1 * throughput_of(SPACE.baseline)) - 8]  # of its 8 clients
+    assert 0 < machine.requests[0] < 50
 
 
 def test_of_several_models_the_slowest_decides_how_long_a_look_takes(
@@ -240,4 +240,4 @@ def test_of_several_models_the_slowest_decides_how_long_a_look_takes(
     machine.capacity = of_two  # type: ignore[method-assign]
     run(opened(), machine, 2)
     run(opened(), machine, 3)
-    assert set(machine.requests) == {20}
+    assert set(machine.requests) == {20 - 8}

@@ -22,6 +22,7 @@ from tritonc.tuner.confirm import FIRST_LOOK
 from tritonc.tuner.events import (
     MachineChanged,
     NoiseMeasured,
+    ReferenceLook,
     SearchEnded,
     TrialFinished,
     TrialStarted,
@@ -109,7 +110,7 @@ def test_a_search_goes_on_where_one_accelerator_does(surface: Surface):
 
 def test_the_search_ends_where_the_time_is_up(surface: Surface):
     ticks = iter(range(100))
-    seen = run(OptunaSearch(SPACE), surface, 50, deadline=9, clock=lambda: next(ticks))
+    seen = run(OptunaSearch(SPACE), surface, 50, deadline=12, clock=lambda: next(ticks))
     assert seen[-1] == SearchEnded("the time is up")
     assert sum(isinstance(event, TrialFinished) for event in seen) == 3
 
@@ -135,7 +136,8 @@ def test_the_search_ends_where_all_that_is_left_promises_too_little_and_a_resume
     found = re.fullmatch(r"(\d+) trials are finished; all that is left promises .*% together", last.reason)
     assert found
     assert int(found[1]) < len(SPACE)
-    assert run(OptunaSearch(SPACE, goal=goal, storage=storage), surface, 1000) == [last]
+    looked_and_ended = run(OptunaSearch(SPACE, goal=goal, storage=storage), surface, 1000)
+    assert looked_and_ended == [ReferenceLook(SPACE.baseline), last]
 
 
 def test_an_interrupted_trial_does_not_count(surface: Surface):
@@ -440,6 +442,29 @@ def test_a_contender_that_fails_in_the_race_is_warned_about(surface: Surface):
     assert warned == [f"{best.id} could not be measured again: server_crashed: signal 9"]
 
 
+def test_a_baseline_that_fails_late_is_warned_about_and_judged_by_what_it_did(surface: Surface):
+    search, (baseline, other) = told(({}, 100.0), ({"instance_count": 4}, 110.0))
+    surface.capacities[baseline], surface.capacities[other] = 100.0, 104.0
+    surface.noise = 0.05
+    plain, turns = surface.sample, []
+
+    def sample(candidate: Candidate, *of):
+        turns.append(candidate)
+        if turns.count(baseline) > FIRST_LOOK:
+            surface.broken[baseline] = CRASH
+        return plain(candidate, *of)
+
+    surface.sample = sample
+    seen: list = []
+    outcome = confirm(entrants(search, None, None), surface, seen.append)
+    warned = next(event.text for event in seen if isinstance(event, Warned))
+    assert warned == (
+        f"{baseline.id} failed in a later round (server_crashed: signal 9); the rounds before count"
+    )
+    decision = decision_of(search, outcome, EVIDENCE)
+    assert (decision.baseline_failure, decision.improved) == (None, False)
+
+
 def test_there_is_no_verdict_where_nothing_could_be_measured(surface: Surface):
     search = OptunaSearch(SPACE)
     search.tell(search.ask(), CRASH)
@@ -464,8 +489,8 @@ def test_where_nothing_could_be_confirmed_its_own_fault_is_named_and_what_was_me
     assert outcome.verdict is None
     measured = sum(trial.capacity is not None for trial in search.trials)
     assert why_undecided(search, outcome) == (
-        f"nothing could be confirmed; server_crashed: signal 9; {measured} trials are kept: once that is "
-        "mended, run tritonc tune again"
+        f"nothing could be confirmed; server_crashed: signal 9; {measured} measured trials are kept: once "
+        "that is mended, run tritonc tune again"
     )
 
 
