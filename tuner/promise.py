@@ -16,8 +16,8 @@ PATIENCE = 5
 when all that is left does not together. Patience is for many candidates of which each promises little.
 
 On the tables of `benchmarks/laws.py` that is after 15 runs (median) with 0.1% left to gain, with the noise
-of design/search.md after 18 with 0.2%. On the recorded ones of `benchmarks/surfaces`, whose best stands out
-by chance as one visit differs from the next, after 39 with 0.1% and after 46 with 1.5%.
+of design/search.md after 18 with 0.3%. On the recorded ones of `benchmarks/surfaces`, whose best stands out
+by chance as one visit differs from the next, after 38 with 0.1% and after 48 with 1.3%.
 A promise here counts what breaks a limit as worthless, and draws from Student's t, so it falls slower than
 the expected improvement of design/search.md.
 """
