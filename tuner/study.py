@@ -92,7 +92,7 @@ def search_candidates(
     """
     session = Session(search, measuring, observer, log, clock, expected)
     while True:
-        if clock() < deadline:
+        if search.doubted and clock() < deadline:
             session.look_at_reference(deadline)
         if len(search.trials) >= trials:
             return observer(SearchEnded(f"{len(search.trials)} trials are finished"))
@@ -102,6 +102,9 @@ def search_candidates(
             return observer(SearchEnded(_why_nothing_is_left(search)))
         if _is_vain(search):
             return observer(SearchEnded(f"all {len(search.trials)} trials failed in the same way"))
+        session.look_at_reference(deadline)
+        if search.doubted:
+            continue  # there was no time to measure all again
         candidate = search.ask()
         if candidate is None:
             return observer(SearchEnded(_why_nothing_is_left(search)))

@@ -22,7 +22,6 @@ from tritonc.tuner.confirm import FIRST_LOOK
 from tritonc.tuner.events import (
     MachineChanged,
     NoiseMeasured,
-    ReferenceLook,
     SearchEnded,
     TrialFinished,
     TrialStarted,
@@ -110,7 +109,7 @@ def test_a_search_goes_on_where_one_accelerator_does(surface: Surface):
 
 def test_the_search_ends_where_the_time_is_up(surface: Surface):
     ticks = iter(range(100))
-    seen = run(OptunaSearch(SPACE), surface, 50, deadline=12, clock=lambda: next(ticks))
+    seen = run(OptunaSearch(SPACE), surface, 50, deadline=9, clock=lambda: next(ticks))
     assert seen[-1] == SearchEnded("the time is up")
     assert sum(isinstance(event, TrialFinished) for event in seen) == 3
 
@@ -136,8 +135,7 @@ def test_the_search_ends_where_all_that_is_left_promises_too_little_and_a_resume
     found = re.fullmatch(r"(\d+) trials are finished; all that is left promises .*% together", last.reason)
     assert found
     assert int(found[1]) < len(SPACE)
-    looked_and_ended = run(OptunaSearch(SPACE, goal=goal, storage=storage), surface, 1000)
-    assert looked_and_ended == [ReferenceLook(SPACE.baseline), last]
+    assert run(OptunaSearch(SPACE, goal=goal, storage=storage), surface, 1000) == [last]
 
 
 def test_an_interrupted_trial_does_not_count(surface: Surface):
