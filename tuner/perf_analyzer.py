@@ -426,6 +426,7 @@ def perf_analyzer_at(binary: Path, env: Mapping[str, str], cores: tuple[int, ...
         LoadGeneratorError: there is none, or it does not run.
     """
     hint = "leave --perf-analyzer out to use the bundle's, or check its libraries with ldd"
+    binary = binary.absolute()  # a bare name would be looked for on PATH
     try:
         process = subprocess.run(
             [str(binary), "--version"], env=dict(env), capture_output=True, timeout=_START_S, check=False

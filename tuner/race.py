@@ -60,7 +60,7 @@ class Measuring(Protocol[Sample]):
         ...
 
     def sample(self, candidate: Candidate, load: Load, requests: int) -> Sample | Failure:
-        """One window of at least `requests` requests under a given load."""
+        """One visit: at least `requests` requests under a given load."""
         ...
 
     def look(self, candidate: Candidate, load: Load, requests: int) -> Measurement | Failure:

@@ -231,6 +231,15 @@ def test_the_version_is_what_the_program_says(tmp_path: Path) -> None:
         perf_analyzer_at(stand_in(tmp_path, says="cannot open shared object").binary, generator.env)
 
 
+def test_a_program_in_the_working_folder_may_be_named_without_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = stand_in(tmp_path, says="Perf Analyzer Version 2.59.1 (commit 1)")
+    monkeypatch.chdir(generator.binary.parent)
+    named = perf_analyzer_at(Path(generator.binary.name), generator.env)
+    assert named.binary == generator.binary
+
+
 @pytest.mark.triton
 def test_a_real_window_is_about_as_long_as_asked_and_costs_this_process_nothing(
     served: Served, tmp_path: Path
