@@ -12,6 +12,7 @@ from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.errors import SetupError
 from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement
 from tritonc.tuner import objective
+from tritonc.tuner.baseline_outputs import BaselineOutputs
 from tritonc.tuner.bench import Bench
 from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known
 from tritonc.tuner.encoding import in_flight
@@ -33,8 +34,6 @@ Outcome = TypeVar("Outcome")
 _Visited = tuple[Candidate, int]
 """A candidate, and which workload's bench it was seen on."""
 
-TRIES_FOR_REFERENCE = 3
-"""Candidates before which the baseline is asked for its outputs until it gives them: machines may be busy."""
 _LONGEST_SAMPLE_S = 300.0
 """334 requests at about one a second: a slower model gets what there is time for."""
 _SHORTEST_SAMPLE_S = 0.4
@@ -76,14 +75,13 @@ class StandMeasuring:
         self._compared_with = compared_with
         self._on_load = on_load
         self._warn = warn
-        self._references: tuple[Reference, ...] = ()
         self._noise = noise
         self._samples = 0
         self._replayed: Counter[_Visited] = Counter()
         self._alone: dict[Candidate, Measurement] = {}
         self._measured: dict[Candidate, Measurement] = {}
         self._rates: dict[_Visited, float] = {}
-        self._tries_for_reference = TRIES_FOR_REFERENCE
+        self._outputs = BaselineOutputs(self._baseline_outputs, warn)
         self._records = records or NoRecords()
         self._trusts_records: bool | None = None
 
@@ -206,7 +204,7 @@ class StandMeasuring:
         The baseline has the objective that it has without one, also where it was measured before: by then
         the machine may have become another one.
         """
-        self._look_for_reference()
+        self._outputs.look()
         is_baseline = candidate == self._baseline
         is_first = is_baseline and known.noise is None
         was_loaded = self._stand.has(candidate)
@@ -383,22 +381,9 @@ class StandMeasuring:
             return None
         return lower_load(self._bench.workload, load, excess)
 
-    def _look_for_reference(self) -> None:
-        """Takes the baseline's outputs: what every candidate has to compute."""
-        if self._references or not self._tries_for_reference:
-            return
-        self._tries_for_reference -= 1
-        found = self._baseline_outputs()
-        if isinstance(found, Failure) and found.reason in SERVER_GONE:
-            found = self._baseline_outputs()  # somebody else may have ended the server
-        if not isinstance(found, Failure):
-            self._references = found
-            return
-        unchecked = "this candidate's outputs are" if self._tries_for_reference else "outputs are from now on"
-        self._warn(
-            f"warning: the baseline gives no outputs to compare with ({found.reason}: {_first_line(found)}); "
-            f"{unchecked} not checked; where they have to be, mend that and run tritonc tune --fresh"
-        )
+    @property
+    def _references(self) -> tuple[Reference, ...]:
+        return self._outputs.known or ()
 
     def _baseline_outputs(self) -> tuple[Reference, ...] | Failure:
         try:
@@ -421,10 +406,6 @@ class StandMeasuring:
         if isinstance(outcome, Failure):
             self._stand.recover(outcome)
         return outcome
-
-
-def _first_line(failure: Failure) -> str:
-    return failure.detail.partition("\n")[0]
 
 
 def _short(load: Load) -> Load:

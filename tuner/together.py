@@ -22,13 +22,13 @@ from functools import partial
 from tritonc.compiler.candidate import Candidate
 from tritonc.compiler.joint import members_of
 from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement
+from tritonc.tuner.baseline_outputs import BaselineOutputs
 from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known, Seconds
 from tritonc.tuner.engines import Server, ServerFailure
 from tritonc.tuner.faults import SERVER_GONE
 from tritonc.tuner.joint_measurement import Together
 from tritonc.tuner.joint_trial import LONGEST_S, SHORTEST_S, WARM_UP_S, JointTrial, last_of
 from tritonc.tuner.joint_worth import JOINT_LOAD, Loads, Member, Members, Samples, Visits
-from tritonc.tuner.measuring import TRIES_FOR_REFERENCE
 from tritonc.tuner.objective import soft_cost
 from tritonc.tuner.sample import Sample
 from tritonc.tuner.stand import Stand
@@ -76,8 +76,7 @@ class TogetherMeasuring:
         self._carried: dict[Candidate, Loads] = {}
         self._on_load = on_load
         self._warn = warn
-        self._references: Mapping[str, tuple[Reference, ...]] = {}
-        self._tries_for_references = TRIES_FOR_REFERENCE
+        self._outputs = BaselineOutputs(self._baseline_outputs, warn)
         self._verified: dict[Candidate, Failure | None] = {}
         self._visits: dict[tuple[Candidate, Load], Visits] = {}
         self._warm: set[Candidate] = set()
@@ -90,7 +89,7 @@ class TogetherMeasuring:
         """The loads at which all members keep their limits, or miss them least, and what they do there."""
         began = time.monotonic()
         try:
-            self._look_for_references()
+            self._outputs.look()
             found = self._capacity(candidate, known)
         except ServerFailure as err:
             found = err.failure
@@ -343,7 +342,7 @@ class TogetherMeasuring:
     def _verify(self, server: Server, candidate: Candidate) -> Failure | None:
         """Why the outputs of a member are not those of its baseline; each is asked once."""
         for model, one in members_of(candidate).items():
-            references = self._references.get(model)
+            references = (self._outputs.known or {}).get(model)
             if one not in self._verified and references is not None:
                 bench, size = self._members[model].bench, one.values.get("max_batch_size", 0)
                 self._verified[one] = verify_all(
@@ -360,24 +359,6 @@ class TogetherMeasuring:
                     del self._verified[one]
                 return differs.model_copy(update={"detail": f"{model}: {differs.detail}"})
         return None
-
-    def _look_for_references(self) -> None:
-        """Takes the outputs of the members' baselines: what every candidate has to compute."""
-        if self._references or not self._tries_for_references:
-            return
-        self._tries_for_references -= 1
-        found = self._baseline_outputs()
-        if isinstance(found, Failure) and found.reason in SERVER_GONE:
-            found = self._baseline_outputs()  # somebody else may have ended the server
-        if not isinstance(found, Failure):
-            self._references = found
-            return
-        first_line = found.detail.partition("\n")[0]
-        unchecked = "this candidate's outputs" if self._tries_for_references else "outputs from now on"
-        self._warn(
-            f"warning: the baselines give no outputs to compare with ({found.reason}: {first_line}); "
-            f"{unchecked} are not checked; where they have to be, mend that and run tritonc tune --fresh"
-        )
 
     def _baseline_outputs(self) -> dict[str, tuple[Reference, ...]] | Failure:
         outputs: dict[str, tuple[Reference, ...]] = {}

@@ -118,16 +118,16 @@ def asked_for_outputs(candidates: int, *failures: Failure) -> tuple[TogetherMeas
         warn=warnings.append,
     )
     for _ in range(candidates):
-        measuring._look_for_references()
+        measuring._outputs.look()
     return measuring, warnings
 
 
 def test_baselines_that_gave_no_outputs_are_asked_again_before_the_next_candidate():
     crash = Failure(reason="server_crashed", detail="a: the server ended (exit code -9)\nlast lines")
     measuring, warnings = asked_for_outputs(2, crash, crash)
-    assert measuring._references == {"a": (), "b": ()}
+    assert measuring._outputs.known == {"a": (), "b": ()}
     assert warnings == [
-        "warning: the baselines give no outputs to compare with (server_crashed: a: the server ended "
+        "warning: the baseline gives no outputs to compare with (server_crashed: a: the server ended "
         "(exit code -9)); this candidate's outputs are not checked; where they have to be, mend that and run "
         "tritonc tune --fresh"
     ]
@@ -136,7 +136,7 @@ def test_baselines_that_gave_no_outputs_are_asked_again_before_the_next_candidat
 def test_baselines_that_never_give_outputs_are_given_up_and_that_is_said():
     broken = Failure(reason="load_failed", detail="a: no such file")
     measuring, warnings = asked_for_outputs(5, *[broken] * 5)
-    assert measuring._references == {}
+    assert measuring._outputs.known is None
     assert len(warnings) == 3
     assert "load_failed: a: no such file); this candidate's outputs are not checked" in warnings[1]
     assert "load_failed: a: no such file); outputs from now on are not checked" in warnings[2]
