@@ -6,7 +6,7 @@ A run is one measured load level of one candidate. A task is a surface with a p9
 limits, under which about 10%, 30% and 60% of its pairs stay. `gp`, `tpe` and `random` are plain Optuna with
 the load as a knob and the limits as constraints; `gp-derived` and so on choose candidates only, the load is
 derived. A session has reached 5% when what it would recommend keeps the limits and is within 5% of the best
-of the table, both judged without noise. Noise is that of design/search.md, fact 5: 1% typical, 5% at the 90th
+of the table, both judged without noise. Noise is that of docs/search.md, fact 5: 1% typical, 5% at the 90th
 percentile, one in thirty off by a factor of 1.4 to 2.3.
 
 `gp` needs PyTorch (`pip install tritonc[gp]`). Exits 1 where the acceptance of the search is missed.

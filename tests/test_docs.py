@@ -58,6 +58,18 @@ def test_links_to_files_and_headings_resolve(document: Path) -> None:
             assert anchor in headings(path.read_text(encoding="utf-8")), f"{document.name} links to {link}"
 
 
+def test_pages_that_code_cites_exist() -> None:
+    sources = [
+        path
+        for folder in ("compiler", "schemas", "tuner", "benchmarks")
+        for path in ROOT.glob(f"{folder}/**/*.py")
+    ]
+    cited = {page for path in sources for page in re.findall(r"\b\w+/\w+\.md", path.read_text("utf-8"))}
+    assert "docs/search.md" in cited
+    foreign = {"user_guide/architecture.md", "user_guide/model_configuration.md"}  # of Triton's own
+    assert [page for page in sorted(cited - foreign) if not (ROOT / page).exists()] == []
+
+
 @pytest.mark.parametrize(("program", "page"), [("cli_reference.py", "cli.md"), ("knobs.py", "knobs.md")])
 def test_a_generated_page_is_current(program: str, page: str) -> None:
     reference = runpy.run_path(str(ROOT / "docs" / program))["reference"]

@@ -146,7 +146,7 @@ class LazyGroup(click.Group):
             sys.exit(EXIT_BROKEN_PIPE)
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
-        """Runs the command line and exits with the code that `contract.md` gives its outcome."""
+        """Runs the command line and exits with the code of its outcome (`docs/cli.md`)."""
         arguments = sys.argv[1:] if args is None else list(args)
         extra["standalone_mode"] = False
         try:

@@ -1,7 +1,7 @@
 """Where the limits end, between and beyond the loads that were measured: a fitted curve of latency over load.
 
 Latency that a limit is about and throughput rise with load, apart from noise, and both are nearly straight
-between neighbouring loads on logarithmic scales (design/search.md, facts 1 to 3). So the fit is isotonic,
+between neighbouring loads on logarithmic scales (docs/search.md, facts 1 to 3). So the fit is isotonic,
 over all loads, and straight between them. Pure.
 """
 

@@ -32,7 +32,7 @@ FIRST_LOOK = 3
 LAST_LOOK = 8
 """Rounds after which it is over."""
 MATTERS = 0.03
-"""Differences below 3% matter to nobody (design/search.md, fact 5)."""
+"""Differences below 3% matter to nobody (docs/search.md, fact 5)."""
 CLEARLY = 0.05
 """A violation beyond this share of the limit is believed before all requests are there."""
 

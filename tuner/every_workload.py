@@ -22,7 +22,7 @@ from tritonc.tuner.sample import Sample
 
 _LOOK_S = 3.0  # as long as a step of load at most; the race looks longer
 _FEWEST = 8
-_MOST = 400  # a p99 has an upper bound from 368 requests on (design/search.md, fact 5)
+_MOST = 400  # a p99 has an upper bound from 368 requests on (docs/search.md, fact 5)
 _NEAR = 0.1
 """Only a limit kept by more is believed at once: one that seems to be missed rules a candidate out."""
 

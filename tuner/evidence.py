@@ -17,7 +17,7 @@ from tritonc.tuner.hardware import Pinning
 _EMBEDDED = "embedded"
 _SHORT_EXECUTION_MS = 2.0
 _TIGHT_SLO_EXECUTIONS = 5.0
-"""design/engine.md, "How far it can be trusted": the embedded backends add 0.15 to 0.46 ms a request."""
+"""docs/engines.md, "How far it can be trusted": the embedded backends add 0.15 to 0.46 ms a request."""
 
 
 def engine_info(name: str, description: EngineDescription, load_generator: str, cores: Pinning) -> EngineInfo:

@@ -42,7 +42,7 @@ _LENGTH_BOUNDS, _VARIANCE_BOUNDS, _OWN_BOUNDS = (0.1, 20.0), (1e-5, 25.0), (1e-6
 _SAME = 1e-9  # squared distance of two rows of one candidate, or of one pair
 _NOISE_BOUNDS = (1e-3, 100.0)  # times what is expected
 STRAY_ODDS = 1 / 29
-"""One measurement in thirty is off by a factor of 1.4 to 2.3 (design/search.md, fact 5)."""
+"""One measurement in thirty is off by a factor of 1.4 to 2.3 (docs/search.md, fact 5)."""
 STRAY_VARIANCE = 0.25
 """Of the logarithm of what is off: (log 1.65) ** 2."""
 _LIBRARIES = ThreadpoolController()

@@ -15,7 +15,7 @@ from tritonc.tuner.loads import ceiling, level_of, workload_kind
 from tritonc.tuner.objective import Objective, Percentile, latency_limits, seeks_capacity
 
 GAIN = 0.02
-"""A step of load that gains less throughput than this is not worth its latency (design/contract.md)."""
+"""A step of load that gains less throughput than this is not worth its latency, as README has it."""
 
 _STEP = 0.05  # the bracket is narrow enough when its ends are this close, or neighbours
 _CLOSE = 1.5  # between levels farther apart than this there may be a better one

@@ -1,7 +1,7 @@
 """Which load to measure next for one candidate, until the one that decides is known. Pure ask/tell.
 
 p99 rises with load, apart from noise, so a bracket of a load that keeps the SLO and one that does not is
-narrowed on a fitted curve (`boundary.Curve`; design/search.md, facts 1 to 3). The first guess comes from the
+narrowed on a fitted curve (`boundary.Curve`; docs/search.md, facts 1 to 3). The first guess comes from the
 caller, or from Little's law and a short window at saturation. Windows are added to the load that decides only
 as long as they can change what is decided, and a candidate that cannot come near the best so far is left.
 """
@@ -39,11 +39,11 @@ MOST_WINDOWS = 2
 the interval by little; the confirmation visits what matters often."""
 HOPELESS = 0.85
 """A candidate that within its limits, taken one standard error well, does less than this share of what the
-best one does, taken one badly, is left (design/search.md, "Cut early")."""
+best one does, taken one badly, is left (docs/search.md, "Cut early")."""
 FAR = 0.25
-"""A latency this far beyond its limit is believed at once (design/search.md, "Cut early")."""
+"""A latency this far beyond its limit is believed at once (docs/search.md, "Cut early")."""
 SLACK = 1.1
-"""Throughput falls a little far above saturation (design/search.md, fact 6), and one window may be off."""
+"""Throughput falls a little far above saturation (docs/search.md, fact 6), and one window may be off."""
 
 _ANOTHER = math.sqrt(2.0)
 """Another window narrows an interval by no more than that: one that is wider than it can mend is left."""
@@ -73,7 +73,7 @@ class LoadSearch:
 
     Attributes:
         requests_in_sight: that a window need not go on beyond: a p99 has an upper bound from 368 requests on
-            (design/search.md, fact 5).
+            (docs/search.md, fact 5).
         is_cut: whether the last ask ended it early, as the incumbent is better.
 
     Example:

@@ -27,7 +27,7 @@ CLIENTS = 8
 WARM_UPS = 4
 """Windows of a warm-up at most."""
 WARM = 0.1
-"""A warm-up is over where windows differ by less: short ones differ by 3 to 8% (design/search.md, fact 5)."""
+"""A warm-up is over where windows differ by less: short ones differ by 3 to 8% (docs/search.md, fact 5)."""
 
 _OPEN_S = 1.5  # a growing queue shows more clearly, and the 99th percentile is what an open load is about
 _SHORTEST_S = 0.4  # visits differ as much as windows do (`statistics.VISIT`): longer ones tell little more

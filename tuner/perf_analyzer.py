@@ -393,7 +393,7 @@ def _exported(export: Path, shortest_s: float, longest_s: float) -> tuple[Any, A
 
 
 def _summary(csv_file: Path, output: str) -> Summary | None:
-    """What the report of `-f` says: newer versions write exports that cannot be read (design/engine.md)."""
+    """What the report of `-f` says: newer versions write exports that cannot be read (docs/engines.md)."""
     count = _REQUEST_COUNT.search(output)
     try:
         row = next(csv.DictReader(csv_file.read_text(encoding="utf-8").splitlines()))

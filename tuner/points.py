@@ -100,7 +100,7 @@ def starting_points(space: Space) -> tuple[Candidate, ...]:
     """What to measure before there is anything to learn from: the baseline and a handful of informed points.
 
     One instance with all threads, as many instances as cores with one thread each, a middle batch without and
-    with a delay, and each backend and accelerator once (design/search.md, "Start").
+    with a delay, and each backend and accelerator once (docs/search.md, "Start").
     """
     by_knob = {dimension.knob: dimension for dimension in space.dimensions}
 

@@ -12,14 +12,14 @@ from tritonc.tuner.encoding import Pair
 
 SMALL_GAIN = 0.003
 PATIENCE = 5
-"""The search is over when none of five runs promised 0.3% (design/search.md), or a tenth of the noise; or
+"""The search is over when none of five runs promised 0.3% (docs/search.md), or a tenth of the noise; or
 when all that is left does not together. Patience is for many candidates of which each promises little.
 
 On the tables of `benchmarks/laws.py` that is after 15 runs (median) with 0.1% left to gain, with the noise
-of design/search.md after 18 with 0.3%. On the recorded ones of `benchmarks/surfaces`, whose best stands out
+of docs/search.md after 18 with 0.3%. On the recorded ones of `benchmarks/surfaces`, whose best stands out
 by chance as one visit differs from the next, after 38 with 0.1% and after 48 with 1.3%.
 A promise here counts what breaks a limit as worthless, and draws from Student's t, so it falls slower than
-the expected improvement of design/search.md.
+the expected improvement of docs/search.md.
 """
 
 _SMALL_SHARE = 0.1

@@ -31,7 +31,7 @@ _FREEDOM = 5.0
 _DRAWS = 256  # of the model, to count what is to be gained; a power of two, for Sobol's sequence
 _AT_ONCE = 4000  # pairs that draws are made for: of each they take 9 kB
 _MOST = 3.0  # a logarithm: nothing promises more than twenty times the best
-_HIDDEN = math.log(2.3)  # the farthest that a measurement is off (design/search.md, fact 5)
+_HIDDEN = math.log(2.3)  # the farthest that a measurement is off (docs/search.md, fact 5)
 SURE = 0.5
 """Probability to keep the limits from which a pair is said to keep them."""
 _HOPE = 0.01  # probability to keep the limits below which the least violating pair is the better choice

@@ -27,7 +27,7 @@ from tritonc.tuner.joint_measurement import members_in
 from tritonc.tuner.objective import soft_cost
 
 REQUESTS = 1000
-"""Requests on which the numbers of the winner and of what it beats rest at least (design/search.md, 5)."""
+"""Requests on which the numbers of the winner and of what it beats rest at least (docs/search.md, 5)."""
 
 _MENDABLE = ("avg_queue_ms", "sustained")
 """Limits, apart from those of latency, that a smaller load can mend."""

@@ -2,7 +2,7 @@
 
 The optimum lies on the SLO's boundary and its top is sharp, so every (candidate, load) pair is scored by a
 model of what was measured (`tritonc.tuner.surrogate`): how much is to be gained there, counted only where the
-limits are kept (design/search.md).
+limits are kept (docs/search.md).
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _VAIN = 5
 """Trials that failed with the same words after which a search is given up: fewer may be bad luck."""
 _NEAR = 0.10
 """Share of the best objective within which a candidate can be a finalist: single measurements of one differ
-by 3 to 8% at the 90th percentile (design/search.md, fact 5)."""
+by 3 to 8% at the 90th percentile (docs/search.md, fact 5)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 Everything is modelled as logarithms, in which Little's law is a sum: for a closed load the average latency is
 what is in flight over the throughput, so a latency is a throughput and a tail ratio that is nearly constant
-within a model (design/search.md, fact 3). Imports scikit-learn: import this module inside functions only.
+within a model (docs/search.md, fact 3). Imports scikit-learn: import this module inside functions only.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PRIORS: Mapping[str, Prior] = {
     "load": Prior(candidate=0.5, load=0.01, rest=0.01, own=0.1, pair=0.005, noise=0.1),
 }
 """Expectations by kind of quantity: configurations of one model differ by half a unit of log throughput (a
-factor of 1.6) and noise is 0.6 to 1.4% typically (design/search.md, facts 3 to 5).
+factor of 1.6) and noise is 0.6 to 1.4% typically (docs/search.md, facts 3 to 5).
 
 What a pair has of its own is expected to be as large as noise: only measuring it again tells them apart. With
 3% for that of throughput the replay of `benchmarks/surfaces` with noise ended with three times the regret."""

@@ -20,7 +20,7 @@ from tritonc.tuner.objective import (
     weights_of,
 )
 
-_SUSTAINED = 0.98  # share of the requests sent that a sustained rate completes (design/engine.md)
+_SUSTAINED = 0.98  # share of the requests sent that a sustained rate completes (docs/engines.md)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ _ENOUGH = 8
 _STRAGGLES = 2.0
 """Times the median of the first answers after which the ramp is over, whoever waits still."""
 _COMPLETED = 0.98
-"""Share of the requests sent that a sustained rate completes (design/engine.md)."""
+"""Share of the requests sent that a sustained rate completes (docs/engines.md)."""
 _SENT_WITHIN_S = 0.1
 """A request of a trace is sent no later than this after it was planned, or else it is late."""
 _TICK_S = 1e-6

@@ -1,4 +1,4 @@
-"""The `onnxruntime` backend: every key of design/onnxruntime_backend.md, in the place where it is read.
+"""The `onnxruntime` backend: every key of docs/onnxruntime_backend.md, in the place where it is read.
 
 The backend ignores a misspelt top-level parameter without a word, and fails the load on an unknown TensorRT
 one, so the names below are copied from its source and are the only ones that are written.

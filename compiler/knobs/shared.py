@@ -117,7 +117,7 @@ def _count_conditions(facts: Facts, value: KnobValue, named: bool) -> tuple[Cond
 
 
 def _wished_count(facts: Facts, point: Mapping[str, KnobValue]) -> tuple[KnobValue, ...]:
-    # What the core completes for a model without instance_group: design/onnxruntime_backend.md, trap 10.
+    # What the core completes for a model without instance_group: docs/onnxruntime_backend.md, trap 10.
     return (1,) if facts.kinds[str(point["accelerator"])] == "KIND_GPU" else (2,)
 
 

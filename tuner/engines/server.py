@@ -401,7 +401,7 @@ def _arguments(
         "--model-control-mode=explicit",
         "--strict-readiness=true",
         # What is measured must be what is written: an absent dynamic_batching block stays absent
-        # (design/onnxruntime_backend.md, trap 3), and no stub is started only to complete a configuration.
+        # (docs/onnxruntime_backend.md, trap 3), and no stub is started only to complete a configuration.
         "--disable-auto-complete-config",
         f"--backend-directory={installation.backends}",
         f"--backend-config=python,shm-region-prefix-name={name}-",

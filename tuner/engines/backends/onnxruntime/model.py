@@ -1,7 +1,7 @@
 """Serves `backend: "onnxruntime"` through Triton's Python backend, key by key as the official backend does.
 
 The one difference is on purpose: what the official backend ignores without a word fails the load here.
-Every mapping is in design/onnxruntime_backend.md, section by section.
+Every mapping is in docs/onnxruntime_backend.md, section by section.
 """
 
 from __future__ import annotations
