@@ -35,9 +35,10 @@ from tritonc.tuner.optuna_storage import (
     outcome_adapter,
     told_by,
 )
+from tritonc.tuner.pairs import Loads
 from tritonc.tuner.points import starting_points
 from tritonc.tuner.promise import PATIENCE, SMALL_GAIN, Promise, promises_little
-from tritonc.tuner.search import CLOSED_LOADS, Loads, Observation, Recommendation, Search
+from tritonc.tuner.search import CLOSED_LOADS, Observation, Recommendation, Search
 from tritonc.tuner.trial import Origin, Outcome, Trial, best_of, ranked
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class OptunaSearch:
 
     @property
     def least_promise(self) -> float:
-        """What the last runs had to promise to be worth it: a gain relative to the best so far."""
+        """What the last candidates had to promise to be worth it: a gain relative to the best so far."""
         return max((each.least for each in self._promises[-PATIENCE:]), default=SMALL_GAIN)
 
     def expected(self, candidate: Candidate) -> Load | None:
@@ -166,7 +167,8 @@ class OptunaSearch:
         self._told.append(told)
         if told.supersedes:
             self._promises.clear()
-        self._promises += _promised(told.promise, told.outcome)
+        if told.promise is not None:
+            self._promises.append(told.promise)
         trial = added(self._trials, told)
         if self._model is not None and told.supersedes:
             self._model.forget(told.candidate)
@@ -433,12 +435,3 @@ class OptunaSearch:
 
 def _seed(seed: int, asked: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {asked}".encode()).digest()[:4])
-
-
-def _promised(promise: Promise | None, outcome: Outcome) -> list[Promise]:
-    """What a trial's ask promised, twice where it measured several loads: patience counts measured runs.
-
-    No more often than that, so that a single ask does not end a search.
-    """
-    runs = len(outcome.steps) if isinstance(outcome, Capacity) else 1
-    return [] if promise is None else [promise] * min(runs, PATIENCE // 2)

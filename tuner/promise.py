@@ -11,15 +11,15 @@ from tritonc.tuner.confirm import BEARABLE_LOSS
 from tritonc.tuner.encoding import Pair
 
 SMALL_GAIN = 0.003
-PATIENCE = 5
-"""The search is over when none of five runs promised 0.3% (docs/search.md), or a tenth of the noise; or
-when all that is left does not together. Patience is for many candidates of which each promises little.
+PATIENCE = 4
+"""The search is over when none of four runs promised 0.3%, or a tenth of the noise. That is of five runs in
+docs/search.md; a promise here counts what breaks a limit as worthless, and draws from Student's t, so it
+falls slower than the expected improvement of which that was said.
 
-On the tables of `benchmarks/laws.py` that is after 15 runs (median) with 0.1% left to gain, with the noise
-of docs/search.md after 18 with 0.3%. On the recorded ones of `benchmarks/surfaces`, whose best stands out
-by chance as one visit differs from the next, after 38 with 0.1% and after 48 with 1.3%.
-A promise here counts what breaks a limit as worthless, and draws from Student's t, so it falls slower than
-the expected improvement of docs/search.md.
+On the tables of `benchmarks/laws.py` that is after 17 runs (median) with 0.03% left to gain, with the noise
+of docs/search.md after 20 with 0.4%. On the recorded ones of `benchmarks/surfaces`, whose best stands out by
+chance as one visit differs from the next, after 38 with 0.1% and after 49 with 0.7%. Where one ask that
+promised little was enough, twice as much was left to gain on tables of GPUs.
 """
 
 _SMALL_SHARE = 0.1
@@ -34,21 +34,19 @@ class Promise:
         gain: that.
         least: what is worth a run.
         rest: what measuring every candidate that is left promises, all together at most: the sum of what each
-            does. Infinite where that is not known.
-        is_confirmed: whether the winner is measured anew anyway, which leaves `BEARABLE_LOSS` to chance.
+            does. Infinite where that is not known, or ends no search.
         all_tried: whether every accelerator, backend, precision and switch was tried: no search ends before.
     """
 
     gain: float
     least: float = SMALL_GAIN
     rest: float = math.inf
-    is_confirmed: bool = False
     all_tried: bool = True
 
     @property
     def enough(self) -> float:
-        """What of the rest is worth going on for."""
-        return max(self.least, BEARABLE_LOSS) if self.is_confirmed else self.least
+        """What of the rest is worth going on for: a confirmation leaves `BEARABLE_LOSS` to chance anyway."""
+        return max(self.least, BEARABLE_LOSS)
 
     @property
     def is_last(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,8 @@ from tritonc.schemas.spec import Slo
 from tritonc.tuner.categories import Category, categories_of, differences, with_any, with_names
 from tritonc.tuner.encoding import LAWS, Encoding, Pair, Table, in_flight
 from tritonc.tuner.objective import Objective
+from tritonc.tuner.pairs import Loads, Pairs
 from tritonc.tuner.pareto import chebyshev, is_on_front
-from tritonc.tuner.points import ENUMERABLE, neighbours, random_point
 from tritonc.tuner.promise import Promise, promises_little, together, worth_a_run
 from tritonc.tuner.prospects import SURE, Beside, Prospects, axis_means, student_draws
 from tritonc.tuner.terms import Goals
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from tritonc.tuner.surrogate import Surrogate
 
 Floats = npt.NDArray[np.float64]
-Loads = Sequence[Load] | Callable[[Candidate], Sequence[Load]]
 CLOSED_LOADS: tuple[Load, ...] = tuple(ClosedLoad(concurrency=2**step) for step in range(7))
 """The loads of a search that is given none: 1, 2, 4 … 64 clients."""
 
@@ -42,9 +41,6 @@ REPEATS = 8
 """Times that a pair is measured at most."""
 _UNSETTLED = 0.03  # a promise below which the leader is rather measured again: one in thirty is far off
 _SEEN = 2  # times that the leader is measured at least, then
-_WIDE = 2000  # candidates of a large space that are scored at a time
-_SCORED = 20_000
-"""Pairs that an ask looks at, about: a second on one core with two hundred measurements."""
 _GIVEN_UP = 0.2  # probability to be measurable at all below which a candidate is not tried
 
 
@@ -131,13 +127,9 @@ class Search:
         self.space = space
         self._is_confirmed = is_confirmed
         self.seed = seed
-        self._loads = loads if callable(loads) else (lambda _candidate: loads)
         self._baseline = baseline or (space.baseline if isinstance(space, Space) else None)
-        candidates = _candidates(space)
-        self._encoding = Encoding(candidates)
-        self._all = self._encoding.table([(each, load) for each in candidates for load in self._loads(each)])
-        self._places = {pair: place for place, pair in enumerate(self._all.pairs)}
-        closed = self._all.pairs[0][1].kind == "closed"
+        self._pairs = Pairs(space, loads, self._baseline)
+        closed = self._pairs.all.pairs[0][1].kind == "closed"
         self._goals = Goals.of(objective, slos, closed=closed)
         self._draws = student_draws(len(self._goals.quantities), seed)
         self._told: list[Observation] = []
@@ -147,8 +139,8 @@ class Search:
         self._surrogate: Surrogate | None = None
         self._fitted: int | None = None
         alike = [each for each in history if (each.load.kind == "closed") == closed]
-        self._sources = _sources(self._encoding, alike)
-        self._all_categories = set[Category]().union(*map(categories_of, candidates))
+        self._sources = _sources(self._pairs.encoding, alike)
+        self._all_categories = set[Category]().union(*map(categories_of, self._pairs.candidates))
 
     @property
     def observations(self) -> tuple[Observation, ...]:
@@ -238,7 +230,7 @@ class Search:
         """Measured pairs, the one to choose first."""
         if not seen:
             return []
-        table = self._table(list(seen))
+        table = self._pairs.table(list(seen))
         standing = self._prospects(table, self._equal_shares).standing(table)
         found = []
         for place in standing.order:
@@ -255,7 +247,7 @@ class Search:
         seen = dict(self._able())
         if not seen:
             return ()
-        table = self._table(list(seen))
+        table = self._pairs.table(list(seen))
         standing = self._prospects(table, self._equal_shares).standing(table)
         able = np.flatnonzero(standing.kept >= SURE)
         values = axis_means(self._model(), self._goals, table)[able]
@@ -269,7 +261,7 @@ class Search:
 
     def loads_for(self, candidate: Candidate) -> Sequence[Load]:
         """The loads that `candidate` may be measured under."""
-        return self._loads(candidate)
+        return self._pairs.loads_for(candidate)
 
     def _measured(self) -> list[tuple[Pair, Measurement]]:
         return [
@@ -305,7 +297,7 @@ class Search:
         """
         seen = self._able()
         times = Counter(pair for pair, _ in seen)
-        known = self._table(list(times))
+        known = self._pairs.table(list(times))
         new = table.at([place for place, pair in enumerate(table.pairs) if pair not in times])
         prospects = self._prospects(known, self._drawn_shares())
         standing = prospects.standing(known)
@@ -317,7 +309,7 @@ class Search:
         again = np.zeros(len(known)) if self._is_confirmed else prospects.of_limits(known, standing)
         promised |= zip(known.pairs, again, strict=True)
         fitted = self._measured()
-        measured = self._table([pair for pair, _ in fitted])
+        measured = self._pairs.table([pair for pair, _ in fitted])
         once = [place for place, (pair, _) in enumerate(fitted) if times[pair] == 1]
         beside = Beside.of(new, {place: fitted[place][0][0] for place in once})
         doubts = prospects.of_doubts(measured, [each for _, each in fitted], beside, best, worth)
@@ -340,8 +332,9 @@ class Search:
         elif promised[chosen] < least and (chosen in times or not promised[chosen]) and usable.any():
             chosen = new.pairs[int(np.argmax(prospects.standing(new).worth * usable))]
         is_front = len(self._goals.axes) > 1  # of which each ask sees but one direction
-        rest = together(promised, askable) if self._sees_all and not untried and not is_front else math.inf
-        promise = Promise(float(promised[chosen]), least, rest, self._is_confirmed, all_tried=not untried)
+        knows_rest = self._is_confirmed and self._pairs.sees_all and not untried and not is_front
+        rest = together(promised, askable) if knows_rest else math.inf
+        promise = Promise(float(promised[chosen]), least, rest, all_tried=not untried)
         self._promises.append(promise)
         if self._is_confirmed:
             return None if promise.is_last else chosen
@@ -389,10 +382,10 @@ class Search:
         from tritonc.tuner.surrogate import Surrogate
 
         if self._surrogate is None:
-            self._surrogate = Surrogate(self._encoding, self._goals.quantities, self._sources)
+            self._surrogate = Surrogate(self._pairs.encoding, self._goals.quantities, self._sources)
         if self._fitted != len(self._told):
             seen = self._measured()
-            self._surrogate.fit(self._table([pair for pair, _ in seen]), [each for _, each in seen])
+            self._surrogate.fit(self._pairs.table([pair for pair, _ in seen]), [each for _, each in seen])
             self._fitted = len(self._told)
         return self._surrogate
 
@@ -407,16 +400,16 @@ class Search:
             isinstance(each.outcome, Measurement) and each.candidate not in self._refused
             for each in tried.values()
         ]
-        known = self._encoding.table([(each.candidate, each.load) for each in tried.values()])
-        knobs = self._encoding.knobs
-        average = self._all.rows[:, :knobs].mean(axis=0)
+        known = self._pairs.table([(each.candidate, each.load) for each in tried.values()])
+        knobs = self._pairs.encoding.knobs
+        average = self._pairs.all.rows[:, :knobs].mean(axis=0)
         return works(fine, known.rows[:, :knobs], table.rows[:, :knobs], average)
 
     def _apart(self, table: Table) -> Floats:
         """Less for pairs that are like those asked and not told yet: they will be known soon."""
         if not self._open:
             return np.ones(len(table))
-        asked = self._table(self._open)
+        asked = self._pairs.table(self._open)
         squares = ((table.rows[:, None, :] - asked.rows[None, :, :]) ** 2).sum(axis=2)
         return np.asarray((1 - np.exp(-2.0 * squares)).prod(axis=1))
 
@@ -425,7 +418,7 @@ class Search:
     ) -> Table:
         """Pairs that are not being measured, of candidates that did not fail; of settled ones known pairs."""
         out, done, times = self._out(skip), self._done(), self._times()
-        table = self._within_reach(rng)
+        table = self._pairs.looked_at([each.candidate for each in self._told], self._leader, rng)
         return table.at(
             [
                 place
@@ -440,7 +433,7 @@ class Search:
         return [
             pair
             for pair in self._times()
-            if pair not in listed and pair not in self._places and pair[0] not in out and pair not in done
+            if pair not in listed and pair not in self._pairs and pair[0] not in out and pair not in done
         ]
 
     def _times(self) -> Counter[Pair]:
@@ -455,57 +448,9 @@ class Search:
         """Pairs that are being measured, or were often enough."""
         return {pair for pair, count in self._times().items() if count >= REPEATS} | set(self._open)
 
-    def _within_reach(self, rng: random.Random) -> Table:
-        """Every pair; of a large space those of measured candidates, their neighbours, and some at random."""
-        space = self.space
-        if not isinstance(space, Space) or len(space) <= ENUMERABLE:
-            return self._some(self._all, rng)
-        reach = dict.fromkeys([space.baseline, *(each.candidate for each in self._told)])
-        if (best := self.recommend()) is not None:
-            reach |= dict.fromkeys(neighbours(space, best.candidate))
-        while len(reach) < _WIDE:
-            reach[random_point(space, rng)] = None
-        pairs = [(candidate, load) for candidate in reach for load in self._loads(candidate)]
-        return self._some(self._encoding.table(pairs), rng)
-
-    def _some(self, table: Table, rng: random.Random) -> Table:
-        """All pairs where they are not too many; else those of measured candidates, and every few of others.
-
-        Every ask sees every load, each with some of the candidates; other asks see it with others.
-        """
-        step = math.ceil(len(table) / _SCORED)
-        if step <= 1:
-            return table
-        begin, whole = rng.randrange(step), {self._baseline, *(each.candidate for each in self._told)}
-        seen: Counter[Candidate] = Counter()
-        numbers: dict[Candidate, int] = {}
-        places = []
-        for place, (candidate, _) in enumerate(table.pairs):
-            shifted = seen[candidate] + numbers.setdefault(candidate, len(numbers))
-            seen[candidate] += 1
-            if shifted % step == begin or candidate in whole:
-                places.append(place)
-        return table.at(places)
-
-    @property
-    def _sees_all(self) -> bool:
-        """Whether every ask looks at every pair there is."""
-        is_listed = not isinstance(self.space, Space) or len(self.space) <= ENUMERABLE
-        return is_listed and len(self._all) <= _SCORED
-
-    def _table(self, pairs: Sequence[Pair]) -> Table:
-        """The rows of pairs, known or not."""
-        if all(pair in self._places for pair in pairs):
-            return self._all.at([self._places[pair] for pair in pairs])
-        return self._encoding.table(pairs)
-
-
-def _candidates(space: Space | Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """All of them; of a large space enough to know what its knobs can be."""
-    if not isinstance(space, Space) or len(space) <= ENUMERABLE:
-        return tuple(space)
-    rng = random.Random(0)  # noqa: S311
-    return (space.baseline, *(random_point(space, rng) for _ in range(_WIDE)))
+    def _leader(self) -> Candidate | None:
+        best = self.recommend()
+        return best.candidate if best else None
 
 
 def _sources(encoding: Encoding, history: Sequence[Observation]) -> tuple[Surrogate, ...]:

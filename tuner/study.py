@@ -136,7 +136,7 @@ def _why_nothing_is_left(search: OptunaSearch) -> str:
     finished = f"{len(search.trials)} trials are finished"
     if (least := search.spent) is not None:
         return f"{finished}; all that is left promises less than {least:.1%} together"
-    return f"{finished}; the last {PATIENCE} runs or more promised less than {search.least_promise:.1%} each"
+    return f"{finished}; the last {PATIENCE} candidates promised less than {search.least_promise:.1%} each"
 
 
 def compared_with(search: OptunaSearch) -> Measurement | None:

@@ -102,7 +102,7 @@ def test_what_a_spoilt_measurement_hides_of_its_candidate_under_other_loads_coun
     search = Search(candidates(), "throughput", SLO)
     for pair in [*(pair for pair in pairs[::5] if pair[0] != best[0]), lower]:
         search.tell(*pair, spoilt(*pair, by=2.2) if pair == lower else measured(*pair))
-    unmeasured = search._table([(best[0], load) for load in CLOSED_LOADS if load != lower[1]])
+    unmeasured = search._pairs.table([(best[0], load) for load in CLOSED_LOADS if load != lower[1]])
     last = len(search.observations) - 1
     assert doubts_in(search, lower)[last] < 1e-3
     assert doubts_in(search, lower, Beside.of(unmeasured, {last: best[0]}))[last] > SMALL_GAIN
@@ -111,7 +111,7 @@ def test_what_a_spoilt_measurement_hides_of_its_candidate_under_other_loads_coun
 def doubts_in(search: Search, pair: tuple[Candidate, Load], beside: Beside | None = None) -> np.ndarray:
     """What measuring again promises, of every measurement, beside the best of the pairs other than one."""
     seen = search._measured()
-    table = search._table([each for each, _ in seen])
+    table = search._pairs.table([each for each, _ in seen])
     others = [m for each, m in seen if each != pair and m.latency_ms["p99"].value <= 25]
     known = math.log(max(m.throughput.value for m in others))
     return search._prospects(table, [1.0]).of_doubts(
@@ -135,7 +135,7 @@ def test_what_intervals_say_of_the_noise_counts_where_a_pair_near_its_limit_is_m
                 for name, each in seen.latency_ms.items()
             }
             search.tell(*pair, seen.model_copy(update={"latency_ms": latency}))
-        table = search._table([pair for pair, _ in search._measured()])
+        table = search._pairs.table([pair for pair, _ in search._measured()])
         seen_now = search._prospects(table, [1.0])
         seen_now.of_limits(table, seen_now.standing(table))
         return float(noises[-1].min())

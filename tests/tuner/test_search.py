@@ -13,8 +13,9 @@ from tests.tuner.tables import candidate, candidates, measured, measurement
 from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement, OpenLoad
 from tritonc.schemas.spec import Pareto, Slo, SoftLimit
-from tritonc.tuner import search as search_module
+from tritonc.tuner import pairs as pairs_module
 from tritonc.tuner.encoding import in_flight
+from tritonc.tuner.pairs import Pairs
 from tritonc.tuner.pareto import chebyshev, is_on_front
 from tritonc.tuner.promise import PATIENCE, SMALL_GAIN, Promise, promises_little
 from tritonc.tuner.search import CLOSED_LOADS, Observation, Search
@@ -136,7 +137,7 @@ def test_it_stops_by_itself_at_the_best_pair():
 def test_of_too_many_pairs_each_ask_looks_at_some_and_all_asks_together_find_a_good_one(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(search_module, "_SCORED", 150)
+    monkeypatch.setattr(pairs_module, "_SCORED", 150)
     looked_at: list[int] = []
     promising = Search._promising
     monkeypatch.setattr(
@@ -159,9 +160,9 @@ def test_each_ask_that_looks_at_some_pairs_looks_at_all_loads_and_all_asks_at_al
     step: int, count: int, monkeypatch: pytest.MonkeyPatch
 ):
     loads = [ClosedLoad(concurrency=clients) for clients in range(1, count + 1)]
-    monkeypatch.setattr(search_module, "_SCORED", math.ceil(len(CANDIDATES) * len(loads) / step))
-    search = Search(CANDIDATES, "throughput", SLO, loads=loads)
-    seen = [search._some(search._all, random.Random(seed)).pairs for seed in range(40)]
+    monkeypatch.setattr(pairs_module, "_SCORED", math.ceil(len(CANDIDATES) * len(loads) / step))
+    known = Pairs(CANDIDATES, loads, CANDIDATES[0])
+    seen = [known.looked_at((), lambda: None, random.Random(seed)).pairs for seed in range(40)]
     assert all({load for _, load in pairs} == set(loads) for pairs in seen)
     assert {one for pairs in seen for one, _ in pairs} == set(CANDIDATES)
 
@@ -230,8 +231,8 @@ def test_a_front_is_scaled_by_what_keeps_the_limits():
         for place, one in enumerate(CANDIDATES[: 6 + violators]):
             rate, average = (100.0 + 5 * place, 10.0) if place < 6 else (2000.0, 400.0)
             search.tell(one, load, measurement(load, rate, average))
-        table = search._table([(one, load) for one in CANDIDATES[:6]])
-        everything = search._table([(each.candidate, load) for each in search.observations])
+        table = search._pairs.table([(one, load) for one in CANDIDATES[:6]])
+        everything = search._pairs.table([(each.candidate, load) for each in search.observations])
         prospects = search._prospects(everything, [0.5, 0.5])
         numbers.append(prospects.standing(table).objective)
     assert numbers[0] == pytest.approx(numbers[1], abs=0.1)
@@ -338,21 +339,28 @@ def test_where_what_it_recommends_is_confirmed_nothing_is_asked_twice_that_other
 
 def test_it_ends_where_all_that_is_left_promises_too_little_together():
     few = CANDIDATES[::12]
-    search, confirmed = (Search(few, "throughput", SLO, is_confirmed=each) for each in (False, True))
+    confirmed = Search(few, "throughput", SLO, is_confirmed=True)
     asked = run(confirmed, 60)
     assert len(asked) < 20
     assert confirmed.promise is not None
     assert confirmed.promise.gain <= confirmed.promise.rest < confirmed.promise.enough == 0.01
     assert confirmed.is_over
+
+
+def test_where_nothing_is_confirmed_only_patience_ends_it():
+    """A model of few measurements is too sure of itself: one ask that promises nothing says little."""
+    search = Search(CANDIDATES[::12], "throughput", SLO)
+    little = 0
     while not search.is_over:
         run(search, 1)
-    assert search.promise is not None
-    assert search.promise.rest < search.promise.enough == search.promise.least
+        promise = search.promise
+        little = little + 1 if promise is not None and promise.gain < promise.least else 0
+    assert little == PATIENCE
     assert search.ask() is not None
 
 
 def test_what_is_left_promises_no_less_together_than_the_most_promising_of_it():
-    search = Search(CANDIDATES, "throughput", SLO)
+    search = Search(CANDIDATES, "throughput", SLO, is_confirmed=True)
     run(search, 1)
     for _ in range(10):
         run(search, 1)
@@ -361,11 +369,11 @@ def test_what_is_left_promises_no_less_together_than_the_most_promising_of_it():
 
 
 def test_nothing_is_said_of_all_that_is_left_while_a_category_is_untried_nor_of_a_front():
-    search = Search(CANDIDATES, "throughput", SLO)
+    search = Search(CANDIDATES, "throughput", SLO, is_confirmed=True)
     run(search, 2)
     assert search.promise is not None
     assert search.promise.rest == math.inf
-    front = Search(CANDIDATES, Pareto(pareto=("throughput", "memory")), SLO)
+    front = Search(CANDIDATES, Pareto(pareto=("throughput", "memory")), SLO, is_confirmed=True)
     run(front, 4)
     assert front.promise is not None
     assert front.promise.rest == math.inf
