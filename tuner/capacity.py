@@ -49,6 +49,7 @@ class Capacity:
         windows: how many windows of load each step rests on; 0 for what only the warm-up saw. None of a joint
             candidate.
         reused: how much of this was measured before, in another study.
+        is_verified: its outputs agree with the baseline's; False where that gave none to compare with.
     """
 
     measurement: Measurement
@@ -66,6 +67,7 @@ class Capacity:
     further: tuple[Measurement, ...] = ()
     windows: tuple[int, ...] = ()
     reused: Reused | None = None
+    is_verified: bool = True
 
     @property
     def worth(self) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.lock import Digests
 from tritonc.schemas.measurement import EngineInfo, Hardware
 from tritonc.schemas.spec import EnsembleSpec, ModelSpec
@@ -71,17 +72,38 @@ def _number(name: str) -> int:
 
 
 def caveats(
-    engine: EngineInfo, model: ModelSpec | EnsembleSpec, baseline: Capacity | None
+    engine: EngineInfo,
+    model: ModelSpec | EnsembleSpec,
+    baseline: Capacity | None,
+    chosen: Mapping[Candidate, Capacity],
 ) -> tuple[str, ...]:
-    """What to know of the numbers, in sentences: why they are noisy, and why the ranking may not carry over.
+    """What to know of a decision, in sentences.
 
-    To the official backend, that is. Each step of an ensemble has the overhead of an execution, so short ones
-    count on average.
+    Which outputs nobody compared, why the numbers are noisy, and why the ranking may not carry over to the
+    official backend. Each step of an ensemble has the overhead of an execution, so short ones count on
+    average.
+
+    Args:
+        engine: that measured.
+        model: of the spec.
+        baseline: what it did; None where it failed.
+        chosen: what was decided for, or may be picked, other than the baseline.
     """
+    of_outputs = _of_outputs(chosen)
     if baseline is None:
-        return ()
+        return tuple(of_outputs)
     of_engine = _of_embedded_engine(model, baseline) if engine.name == _EMBEDDED else []
-    return (*_of_shared_cores(engine, baseline), *of_engine)
+    return (*of_outputs, *_of_shared_cores(engine, baseline), *of_engine)
+
+
+def _of_outputs(chosen: Mapping[Candidate, Capacity]) -> list[str]:
+    unchecked = [candidate.id for candidate, found in chosen.items() if not found.is_verified]
+    if not unchecked:
+        return []
+    return [
+        f"The outputs of {', '.join(unchecked)} were not compared with the baseline's, which gave none: "
+        "check them before they are served, or mend the baseline and run `tritonc tune --fresh`."
+    ]
 
 
 def _of_shared_cores(engine: EngineInfo, baseline: Capacity) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -332,7 +332,9 @@ class Job:
         if outcome.verdict is None:
             self._not_decided(search, outcome)
             return
-        decision = decision_of(search, outcome, self._evidence(study, study.task.digests))
+        decision = decision_of(
+            search, outcome, self._evidence(study, study.task.digests, _chosen(search, outcome))
+        )
         self._lock(search, [decision], outcome.verdict.reason)
 
     def _search(self, study: _Study, measuring: Measuring[Sample], log: TrialLog, deadline: float) -> None:
@@ -459,8 +461,9 @@ class Job:
             if outcome.verdict is None:
                 self._not_decided(search, outcome)
                 return
+            chosen = _chosen(search, outcome)
             evidence = {
-                one.task.space.model: self._evidence(one, digests_in(self._project, one.task.space))
+                one.task.space.model: self._evidence(one, digests_in(self._project, one.task.space), chosen)
                 for one in alone
             }
             decisions = joint_decisions(search, outcome, members, evidence)
@@ -475,7 +478,7 @@ class Job:
             for decision, member in zip(held, members, strict=True)
         )
 
-    def _evidence(self, study: _Study, digests: Digests) -> Evidence:
+    def _evidence(self, study: _Study, digests: Digests, chosen: Mapping[Candidate, Capacity]) -> Evidence:
         space = study.task.space
         baseline = study.search.outcome(space.baseline)
         return Evidence(
@@ -488,6 +491,7 @@ class Job:
                 study.info,
                 self._project.spec.asked_of(space.model),
                 baseline if isinstance(baseline, Capacity) else None,
+                chosen,
             ),
             measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
@@ -553,3 +557,11 @@ class Job:
             "tritonc.candidates": str(len(study.task.space)),
             "tritonc.seed": str(self._settings.seed),
         }
+
+
+def _chosen(search: OptunaSearch, outcome: Outcome) -> Mapping[Candidate, Capacity]:
+    """What the search measured of the choice, and of what else may be picked, other than the baseline."""
+    assert outcome.verdict is not None
+    shown = [outcome.verdict.chosen, *(member.contender for member in outcome.front)]
+    found = {each.candidate: search.outcome(each.candidate) for each in shown if each.role != "baseline"}
+    return {one: seen for one, seen in found.items() if isinstance(seen, Capacity)}

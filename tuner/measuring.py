@@ -194,7 +194,7 @@ class StandMeasuring:
                 return
             steps = zip(found.steps, found.windows, strict=True)
             new = [(step, windows) for step, windows in steps if windows and not _is_recorded(step, before)]
-            self._records.keep(candidate, new, found.noise, is_verified=bool(self._references))
+            self._records.keep(candidate, new, found.noise, is_verified=found.is_verified)
         except SetupError as err:
             self._warn(f"warning: other studies will measure {candidate.id} again: {err}")
 
@@ -225,6 +225,7 @@ class StandMeasuring:
             )
             if isinstance(capacity, Failure):
                 return capacity
+            capacity = replace(capacity, is_verified=bool(self._references))
             if was_loaded:
                 capacity = replace(capacity, seconds=replace(capacity.seconds, load=0.0))
             if not is_baseline:

@@ -276,6 +276,7 @@ class TogetherMeasuring:
             soft=soft,
             lowered=lowered if soft_cost(soft) else None,
             members=members,
+            is_verified=self._outputs.known is not None,
         )
 
     def _sampled(self, candidate: Candidate, visits: Visits, requests: int) -> Samples | Failure:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.tuner.spaces import capacity
+from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.lock import Digests
 from tritonc.schemas.measurement import EngineInfo, Hardware
 from tritonc.schemas.spec import EnsembleSpec, ModelSpec, Slo, Step
@@ -67,22 +68,30 @@ def baseline(execution_ms: float | None):
     ],
 )
 def test_short_executions_and_tight_limits_are_said(execution_ms, slo, words):
-    said = caveats(ENGINE, model(**slo), baseline(execution_ms))
+    said = caveats(ENGINE, model(**slo), baseline(execution_ms), {})
     assert len(said) == len(words)
     assert all(word in sentence for word, sentence in zip(words, said, strict=True))
     assert all("--engine local" in sentence for sentence in said)
 
 
 def test_the_local_engine_and_a_failed_baseline_have_no_caveats():
-    assert caveats(ENGINE.model_copy(update={"name": "local"}), model(), baseline(0.1)) == ()
-    assert caveats(ENGINE, model(), None) == ()
+    assert caveats(ENGINE.model_copy(update={"name": "local"}), model(), baseline(0.1), {}) == ()
+    assert caveats(ENGINE, model(), None, {}) == ()
+
+
+def test_a_choice_whose_outputs_were_compared_with_nothing_is_said():
+    one, other = (Candidate.of("mlp", "cpu", {"instance_count": count}) for count in (1, 2))
+    chosen = {one: replace(capacity(100.0), is_verified=False), other: capacity(90.0)}
+    [said] = caveats(ENGINE, model(), None, chosen)
+    assert said.startswith(f"The outputs of {one.id} were not compared with the baseline's")
+    assert other.id not in said
 
 
 def test_noise_is_put_down_to_a_load_generator_without_a_core_of_its_own():
     def said(deviation: float, server: tuple[int, ...], load_generator: tuple[int, ...] = ()):
         cores = {"server_cores": server, "load_generator_cores": load_generator}
         noise = NoiseFloor(Scatter(deviation, 7), Scatter(deviation, 7))
-        return caveats(ENGINE.model_copy(update=cores), model(), replace(baseline(9.0), noise=noise))
+        return caveats(ENGINE.model_copy(update=cores), model(), replace(baseline(9.0), noise=noise), {})
 
     [sentence] = said(0.08, (0, 1))
     assert sentence.startswith("Equal windows differ by 8.0% more than each of them shows")
@@ -92,6 +101,6 @@ def test_noise_is_put_down_to_a_load_generator_without_a_core_of_its_own():
 
 def test_steps_of_an_ensemble_are_short_or_long_on_average():
     step = Step(model="m", input_map={"x": "x"}, output_map={"y": "y"})
-    [said] = caveats(ENGINE, EnsembleSpec(steps=(step, step)), baseline(3.0))
+    [said] = caveats(ENGINE, EnsembleSpec(steps=(step, step)), baseline(3.0), {})
     assert said.startswith("On average a step of the baseline takes 1.5 ms, less than 2: ")
-    assert caveats(ENGINE, EnsembleSpec(steps=(step, step)), baseline(4.0)) == ()
+    assert caveats(ENGINE, EnsembleSpec(steps=(step, step)), baseline(4.0), {}) == ()

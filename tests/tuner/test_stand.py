@@ -20,6 +20,7 @@ from tritonc.schemas.errors import EngineError
 from tritonc.schemas.measurement import ClosedLoad, Failure, Measurement
 from tritonc.tuner import measuring
 from tritonc.tuner.bench import Bench
+from tritonc.tuner.capacity import Capacity
 from tritonc.tuner.engines import engine_named
 from tritonc.tuner.inputs import read_inputs
 from tritonc.tuner.measuring import StandMeasuring, _window_s
@@ -130,8 +131,8 @@ def test_a_baseline_that_gave_no_outputs_is_asked_again_before_the_next_candidat
         measuring, "references_of", lambda *asked: next(outcomes, None) or references_of(*asked)
     )
     with measured(tmp_path) as here:
-        for candidate in here.candidates[:2]:
-            assert not isinstance(here.measuring.capacity(candidate), Failure)
+        found = [here.measuring.capacity(candidate) for candidate in here.candidates[:2]]
+        assert [isinstance(one, Capacity) and one.is_verified for one in found] == [False, True]
         assert here.measuring._references
         assert here.warnings == [
             "warning: the baseline gives no outputs to compare with (load_timeout: no answer within 120 s); "
