@@ -403,7 +403,7 @@ class OptunaSearch:
         Raises:
             SetupError: it cannot be stored.
         """
-        marks = {"until": self._told[-1].order, "again": [trial.told for trial in again]}
+        marks = {"until": self._told[-1].order, "again": [trial.optuna_trial for trial in again]}
         with optuna_at(self._path):
             self._study.set_user_attr("doubt", marks)
 
@@ -422,15 +422,17 @@ class OptunaSearch:
         with optuna_at(self._path):
             doubt = self._study.user_attrs.get("doubt")
         orders = {each.number: each.order for each in self._told}
-        return tuple(trial for trial in self._trials if doubt and orders[trial.told] <= doubt["until"])
+        return tuple(
+            trial for trial in self._trials if doubt and orders[trial.optuna_trial] <= doubt["until"]
+        )
 
     @property
     def left_to_measure_again(self) -> tuple[Trial, ...]:
         """The trials that `doubt` named and that were not measured again since, in the order given."""
         with optuna_at(self._path):
             doubt = self._study.user_attrs.get("doubt")
-        by_number = {trial.told: trial for trial in self._trials}
-        return tuple(by_number[told] for told in (doubt["again"] if doubt else ()) if told in by_number)
+        by_number = {trial.optuna_trial: trial for trial in self._trials}
+        return tuple(by_number[each] for each in (doubt["again"] if doubt else ()) if each in by_number)
 
 
 def _seed(seed: int, asked: int) -> int:

@@ -51,8 +51,8 @@ LEAVING_S = 5.0
 _PARAMETER_LENGTH = 6000
 """MLflow refuses longer values of parameters."""
 
-TOLD = "tritonc.told"
-"""The tag of a trial's run that says which of a candidate's trials it is (`Trial.told`)."""
+OPTUNA_TRIAL = "tritonc.optuna_trial"
+"""The tag of a trial's run that says which of a candidate's trials it is (`Trial.optuna_trial`)."""
 
 Kind = Literal["trial", "confirmation"]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -213,7 +213,7 @@ class Tracking:
 
     @property
     def logged(self) -> frozenset[tuple[str, int]]:
-        """The trials that the study's parent run had when it was opened: candidates' ids with `TOLD`."""
+        """The trials that the parent run had when it was opened: candidates' ids, `OPTUNA_TRIAL`."""
         self.settle()
         return self._logged
 
@@ -237,7 +237,9 @@ class Tracking:
         trials = (run for run in runs if run.data.tags["tritonc.kind"] == "trial")
         ended = (run for run in trials if run.info.status in ("FINISHED", "FAILED"))
         of_ended = (run.data.tags for run in ended)
-        self._logged = frozenset((each["tritonc.candidate"], int(each.get(TOLD, 0))) for each in of_ended)
+        self._logged = frozenset(
+            (each["tritonc.candidate"], int(each.get(OPTUNA_TRIAL, 0))) for each in of_ended
+        )
         self._parent = found
 
     def _continued_or_new(self, client: MlflowClient, study: str, name: str) -> Run:

@@ -22,7 +22,7 @@ class Trial:
         number: from 1; interrupted trials have none.
         origin: whether it was a starting point or the sampler's choice.
         seconds: wall time of the whole trial, loading included.
-        told: Optuna's number of what was told: another one where the candidate was measured again.
+        optuna_trial: Optuna's number of what was told: another one where the candidate was measured again.
     """
 
     number: int
@@ -30,7 +30,7 @@ class Trial:
     outcome: Outcome
     origin: Origin
     seconds: float
-    told: int = 0
+    optuna_trial: int = 0
 
     @property
     def capacity(self) -> Capacity | None:

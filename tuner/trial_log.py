@@ -9,7 +9,7 @@ from tritonc.schemas.measurement import Failure
 from tritonc.tuner.optuna_search import OptunaSearch
 from tritonc.tuner.race import Finisher
 from tritonc.tuner.stand import Stand
-from tritonc.tuner.tracking import TOLD, Tracking, TrialRun
+from tritonc.tuner.tracking import OPTUNA_TRIAL, Tracking, TrialRun
 from tritonc.tuner.trial import Trial
 
 
@@ -27,7 +27,7 @@ class TrialLog:
         space = self._search.space
         self._tracking.open_study(self._search.study, f"{space.model} on {space.target}", tags)
         for trial in self._search.trials:
-            if self._tracking.is_on and (trial.candidate.id, trial.told) not in self._tracking.logged:
+            if self._tracking.is_on and (trial.candidate.id, trial.optuna_trial) not in self._tracking.logged:
                 self._tracking.log_trial(self._run(trial, ""))
 
     def trial(self, trial: Trial) -> None:
@@ -63,7 +63,7 @@ class TrialLog:
             server_log=server_log,
             tags={
                 "tritonc.trial": str(trial.number),
-                TOLD: str(trial.told),
+                OPTUNA_TRIAL: str(trial.optuna_trial),
                 "tritonc.origin": trial.origin,
                 "tritonc.baseline": "true" if is_baseline else "false",
                 "tritonc.reused": f"{reused.loads} loads of {reused.since}" if reused else "",
