@@ -36,7 +36,7 @@ from tests.models import mlp
 from tritonc.schemas.lock_file import read_lock
 from tritonc.tuner.engines import engine_named, server
 from tritonc.tuner.engines.embedded import EmbeddedEngine
-from tritonc.tuner.engines.server import Installation
+from tritonc.tuner.engines.starting import Installation
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 

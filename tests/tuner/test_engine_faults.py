@@ -17,7 +17,7 @@ import pytest
 from tests import models
 from tests.tuner.conftest import Served, config_pbtxt
 from tritonc.schemas.errors import EngineError
-from tritonc.tuner.engines import Server, ServerFailure, engine_named
+from tritonc.tuner.engines import Server, ServerFailure, engine_named, starting
 from tritonc.tuner.engines import server as server_module
 from tritonc.tuner.engines.embedded import EmbeddedEngine
 from tritonc.tuner.engines.local import LocalEngine
@@ -63,7 +63,7 @@ time.sleep(600)" "$@"
         ),
         (
             LISTENS,
-            lambda s: all(map(server_module._accepts, (s.http_address, s.grpc_address, s.metrics_address))),
+            lambda s: all(map(starting._accepts, (s.http_address, s.grpc_address, s.metrics_address))),
             "took connections and answered nothing",
             "",
         ),
@@ -85,7 +85,7 @@ def test_why_a_server_is_not_ready_in_time_is_said(
             time.sleep(0.02)
         return False
 
-    monkeypatch.setattr(server_module, "_await_ready", at_the_deadline)
+    monkeypatch.setattr(starting, "_await_ready", at_the_deadline)
     (tmp_path / "repository").mkdir()
     serving = local_engine(tmp_path, before).serve(tmp_path / "repository", log=tmp_path / "server.log")
     with pytest.raises(EngineError) as caught, serving:

@@ -22,7 +22,15 @@ from tests import models
 from tests.tuner.conftest import Served, config_pbtxt, parameter, run_onnxruntime, uniform
 from tritonc.schemas.errors import EngineError, TritoncError
 from tritonc.tuner.bundle import fetch_bundle
-from tritonc.tuner.engines import ENGINE_NAMES, Engine, Server, ServerFailure, Statistics, engine_named
+from tritonc.tuner.engines import (
+    ENGINE_NAMES,
+    Engine,
+    Server,
+    ServerFailure,
+    Statistics,
+    engine_named,
+    starting,
+)
 from tritonc.tuner.engines import server as server_module
 from tritonc.tuner.engines.embedded import EmbeddedEngine, assemble_backends, backend_names
 from tritonc.tuner.engines.local import LocalEngine
@@ -211,15 +219,15 @@ class EngineContract:
     def test_other_ports_are_tried_when_someone_took_one(
         self, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        free_ports = server_module._free_ports
+        free_ports = starting._free_ports
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             answers = iter([(free_ports(2)[0], taken.getsockname()[1], free_ports(1)[0]), free_ports(3)])
-            monkeypatch.setattr(server_module, "_free_ports", lambda _: next(answers))
+            monkeypatch.setattr(starting, "_free_ports", lambda _: next(answers))
             with serving(engine, tmp_path) as server:
                 assert server.responsive()
-            monkeypatch.setattr(server_module, "_PORT_ATTEMPTS", 2)
+            monkeypatch.setattr(starting, "_PORT_ATTEMPTS", 2)
             answers = iter([(taken.getsockname()[1], *free_ports(2))] * 2)
             with pytest.raises(EngineError, match="2 times"), serving(engine, tmp_path):
                 pass

@@ -24,7 +24,7 @@ from tritonc.tuner.bundle import (
     perf_analyzer_environment,
 )
 from tritonc.tuner.engines import EngineDescription, Server
-from tritonc.tuner.engines.server import Installation, is_plain, running_server
+from tritonc.tuner.engines.starting import Installation, is_plain, running_server
 
 # Each request's tensors are allocated three times on the way to a stub and back. Left to itself, glibc maps
 # and unmaps what is larger than 128 KiB: 0.8 ms of page faults for a tensor of 1 MiB each way.

@@ -14,7 +14,7 @@ from tritonc.compiler.release import release_of_server
 from tritonc.schemas.errors import EngineError
 from tritonc.tuner.bundle import Progress, fetch_bundle, perf_analyzer_environment
 from tritonc.tuner.engines import EngineDescription, Server
-from tritonc.tuner.engines.server import Installation, running_server
+from tritonc.tuner.engines.starting import Installation, running_server
 
 _USUAL = Path("/opt/tritonserver/bin/tritonserver")  # where the official containers have it
 
