@@ -6,15 +6,13 @@ import datetime
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.joint import members_named_by
 from tritonc.compiler.project import Project
 from tritonc.compiler.selection import served_result
-from tritonc.compiler.space import space_for
 from tritonc.compiler.stale import digests_in
 from tritonc.schemas.errors import SetupError
 from tritonc.schemas.lock import Decision, Digests
@@ -22,7 +20,7 @@ from tritonc.schemas.lock_file import write_lock
 from tritonc.schemas.measurement import EngineInfo, Failure, Load
 from tritonc.tuner.bench import Bench
 from tritonc.tuner.capacity import Capacity
-from tritonc.tuner.demand import Demand, TraceDemand, read_demands, replay_note
+from tritonc.tuner.demand import TraceDemand, replay_note
 from tritonc.tuner.engines import Engine
 from tritonc.tuner.events import (
     Decided,
@@ -35,7 +33,6 @@ from tritonc.tuner.events import (
 )
 from tritonc.tuner.every_workload import EveryWorkload
 from tritonc.tuner.evidence import caveats, next_study_name
-from tritonc.tuner.further_workloads import further_slo
 from tritonc.tuner.git import commit_of
 from tritonc.tuner.joint_study import (
     Alone,
@@ -46,16 +43,13 @@ from tritonc.tuner.joint_study import (
     members_before,
 )
 from tritonc.tuner.joint_worth import JOINT_LOAD, Member
-from tritonc.tuner.loads import searched_loads
 from tritonc.tuner.measuring import StandMeasuring
 from tritonc.tuner.objective import Objective
 from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch
-from tritonc.tuner.optuna_storage import observations_in, study_names
-from tritonc.tuner.perf_analyzer import LoadData, PerfAnalyzer
+from tritonc.tuner.optuna_storage import study_names
+from tritonc.tuner.perf_analyzer import PerfAnalyzer
 from tritonc.tuner.plan import Plan, Settings, Task
-from tritonc.tuner.points import joint_starting_points
 from tritonc.tuner.race import Entrant, Measuring, Sample
-from tritonc.tuner.request_mix import every_shape, read_mixes
 from tritonc.tuner.session import noise_of
 from tritonc.tuner.stand import Stand
 from tritonc.tuner.study import (
@@ -68,7 +62,15 @@ from tritonc.tuner.study import (
     search_candidates,
     why_undecided,
 )
-from tritonc.tuner.study_setup import load_search_of, lock_to_extend, measured_with, records_of, study_of
+from tritonc.tuner.study_setup import (
+    benches_of,
+    demands_of,
+    goal_of_task,
+    lock_to_extend,
+    measured_with,
+    records_of,
+    study_of,
+)
 from tritonc.tuner.together import TogetherMeasuring
 from tritonc.tuner.tracking import LEAVING_S, Tracking
 from tritonc.tuner.trial_log import TrialLog
@@ -179,28 +181,10 @@ class Job:
             storage=storage,
             study=name,
             sampler=self._settings.sampler,
-            goal=goal or self._goal(task, storage, name),
+            goal=goal or goal_of_task(self._project, self._settings, task, storage, name),
         )
         held = lock_to_extend(self._project).decision(task.space.model, task.space.target)
         return _Study(task, info, search, stand, min(self._settings.trials, len(task.space)), held)
-
-    def _goal(self, task: Task, storage: Path, study: str) -> Goal:
-        """What the task is for; other studies of its model, and of its target, are where its model begins."""
-        spec = self._project.spec.asked_of(task.space.model)
-        objective = dict(spec.objective) if isinstance(spec.objective, dict) else spec.objective
-        members = members_named_by(task.space.baseline.values)
-        history = tuple(
-            seen
-            for seen in observations_in(storage, task.space.model, task.space.target, but=study)
-            if members_named_by(seen.candidate.values) == members  # others' knobs have other names
-        )
-        spaces = [space_for(self._project, member, task.space.target) for member in members]
-        start = joint_starting_points(spaces, task.space.model) if members else ()
-        loads = searched_loads(self._demands(task.space.model)[0], spec.slo, objective)
-        return Goal(objective, spec.slo, loads, history, start)
-
-    def _demands(self, model: str) -> tuple[Demand, ...]:
-        return read_demands(self._project, model, allow_outside=self._settings.allow_outside)
 
     def _tune(self, study: _Study, generator: PerfAnalyzer, deadline: float) -> None:
         space = study.task.space
@@ -234,7 +218,8 @@ class Job:
                 hardware=self._hardware,
             )
         )
-        for demand in self._demands(space.model) if not study.task.members else ():
+        demands = () if study.task.members else demands_of(self._project, self._settings, space.model)
+        for demand in demands:
             if isinstance(demand, TraceDemand) and (note := replay_note(demand)):
                 self._warn(note)
         study.stand.start()
@@ -263,31 +248,8 @@ class Job:
 
     def _benches(self, study: _Study, generator: PerfAnalyzer) -> tuple[Bench, ...]:
         """One for each workload of the model; the first one's capacity is sought."""
-        space, spec = study.task.space, self._project.spec.asked_of(study.task.space.model)
-        ensemble = self._project.ensembles.get(space.model)
-        mixes = read_mixes(self._project, space.model, allow_outside=self._settings.allow_outside)
-        folder = study.stand.folder / "load" / space.model
-        folder.mkdir(parents=True, exist_ok=True)
-        first, *others = self._demands(space.model)
-        bench = Bench(
-            generator=generator,
-            data=LoadData.of(mixes[0], folder),
-            inputs=every_shape(mixes),
-            workload=first,
-            slo=spec.slo,
-            objective=dict(spec.objective) if isinstance(spec.objective, dict) else spec.objective,
-            accuracy=spec.accuracy,
-            seed=self._settings.seed,
-            load_search=load_search_of(self._settings),
-            price_per_hour=self._project.spec.targets[space.target].price_per_hour or 1.0,
-            max_batch_size=ensemble.max_batch_size if ensemble else None,
-        )
-        slo = further_slo(spec.slo)
-        further = [
-            replace(bench, workload=demand, slo=slo, data=LoadData.of(mix, folder, f"load-{number}.json"))
-            for number, (demand, mix) in enumerate(zip(others, mixes[1:], strict=True), 2)
-        ]
-        return (bench, *further)
+        folder = study.stand.folder / "load" / study.task.space.model
+        return benches_of(self._project, self._settings, study.task.space, generator, folder)
 
     def _on_load(self, candidate: Candidate, load: Load | None) -> None:
         self.tracking.settle()
