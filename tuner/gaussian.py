@@ -284,6 +284,19 @@ class Gaussian:
         with _LIBRARIES.limit(limits=1):
             self._fitted, self._stray = self._believed(rows, values, variances)
 
+    def doubt(self, rows: Floats, values: Floats, variances: Floats, stray: npt.NDArray[np.bool_]) -> None:
+        """As `fit`, but it is known already which measurements are off.
+
+        Args:
+            rows: one a measurement.
+            values: as for `fit`.
+            variances: as for `fit`.
+            stray: whether each is off.
+        """
+        with _LIBRARIES.limit(limits=1):
+            self._fitted = self._learned(rows, values, variances + STRAY_VARIANCE * stray)
+        self._stray = stray
+
     def _believed(
         self, rows: Floats, values: Floats, variances: Floats
     ) -> tuple[_WithPriors, npt.NDArray[np.bool_]]:
@@ -357,6 +370,11 @@ class Gaussian:
             told = np.einsum("ij,ji->i", model.kernel_(rows, model.X_train_), inverse[:, places])
         own = told / np.diag(inverse)[places]
         return mean - own * np.ravel(model.alpha_)[places], np.sqrt(deviation**2 + own * told)
+
+    @property
+    def stray(self) -> npt.NDArray[np.bool_]:
+        """Whether each measurement is more likely off than not."""
+        return self._stray
 
     @property
     def noise(self) -> float:

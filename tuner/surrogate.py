@@ -83,15 +83,24 @@ class Surrogate:
     _variances: dict[str, float] = field(default_factory=dict)
 
     def fit(self, table: Table, measured: Sequence[Measurement]) -> None:
-        """Takes in all measurements, at least one; `table` has a row for each."""
+        """Takes in all measurements, at least one; `table` has a row for each.
+
+        One that is off in one quantity is believed in none: something else ran meanwhile.
+        """
         self._beliefs = self._agreements(table, measured)
         self._law = self._likeliest(table, measured)
+        told = {}
         for name in self.quantities:
             values, variances = quantities(name, measured)
+            told[name] = values - self._expected(name, table), variances
             kind = kind_of(name, table.pairs[0][1])
             model = self._models.setdefault(name, Gaussian(self.encoding.knobs, PRIORS[kind]))
-            model.fit(table.rows, values - self._expected(name, table), variances)
+            model.fit(table.rows, *told[name])
             self._variances[name] = float(np.median(variances[variances < _UNKNOWN]))
+        stray = np.any([model.stray for model in self._models.values()], axis=0)
+        for name, model in self._models.items():
+            if (model.stray != stray).any():
+                model.doubt(table.rows, *told[name], stray)
 
     def predict(self, table: Table) -> Predicted:
         """Mean and standard deviation of every quantity at the pairs of a table."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import warnings
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 
 from tests.tuner.tables import candidate, measurement
 from tritonc.compiler.candidate import Candidate
-from tritonc.schemas.measurement import ClosedLoad
+from tritonc.schemas.measurement import ClosedLoad, Interval
 from tritonc.tuner.encoding import Encoding
 from tritonc.tuner.surrogate import Surrogate
 
@@ -58,3 +59,25 @@ def test_of_a_source_nothing_is_learned_from_what_is_the_same_everywhere(count: 
         source = surrogate(lambda _: 100.0, pairs)
         told = surrogate(lambda _: 100.0, pairs, (source,))
     assert told._beliefs == (pytest.approx(0.7),)
+
+
+def test_a_measurement_that_is_off_in_its_latency_is_not_believed_in_its_throughput_either():
+    """Nothing makes a server faster than it is, so a throughput that is too high alone is believed."""
+
+    def told(tail: float) -> float:
+        made = Surrogate(Encoding(CANDIDATES), ("throughput", "p99"))
+        seen = []
+        for one, load in pairs:
+            rate = 100 * instances(one) * load.concurrency / (load.concurrency + 4)
+            odd = (one, load) == pairs[5]
+            rate *= 1.3 if odd else 1.0
+            shown = measurement(load, rate, 1000 * load.concurrency / rate)
+            p99 = Interval(value=shown.latency_ms["p99"].value * (tail if odd else 1.0))
+            seen.append(shown.model_copy(update={"latency_ms": {**shown.latency_ms, "p99": p99}}))
+        table = made.encoding.table(pairs)
+        made.fit(table, seen)
+        return float(made.predict(table)["throughput"][0][5] - math.log(seen[5].throughput.value))
+
+    pairs = random.Random(0).sample([(one, load) for one in CANDIDATES for load in LOADS], 40)
+    assert told(tail=1.0) > -0.6 * math.log(1.3)
+    assert told(tail=2.0) == pytest.approx(-math.log(1.3), abs=0.05)
