@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import importlib
 import io
 import itertools
@@ -291,6 +292,11 @@ def _interrupted(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+_COLLECT_EVERY = 100_000
+"""Objects that are made before Python looks for cycles among the young ones, in place of 700: importing
+MLflow makes 300,000 that stay, and is a quarter quicker so."""
+
+
 def main() -> NoReturn:
     """Entry point of the console script."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -301,5 +307,9 @@ def main() -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What a terminal cannot show, as in the locale C, must not end a command whose work is done.
         sys.stdout.reconfigure(errors="backslashreplace")
-    cli.main(prog_name="tritonc")
+    gc.set_threshold(_COLLECT_EVERY)
+    try:
+        cli.main(prog_name="tritonc")
+    finally:
+        gc.freeze()  # or the interpreter looks through all of that again on its way out: a second
     raise AssertionError("unreachable: main exits")
