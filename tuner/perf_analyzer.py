@@ -203,9 +203,13 @@ class PerfAnalyzer:
         window_s: float,
         planned: Floats,
     ) -> Window | NoWindow:
-        """A window of requests of one size; those of an open load are sent at the `planned` times."""
+        """A window of requests of one size; those of an open load are sent at the `planned` times.
+
+        What perf_analyzer writes lies beside the load file meanwhile: what stays there when tritonc is
+        killed goes with that, when the load is set up next.
+        """
         deadline_s = _START_S + window_s + drain_s
-        with tempfile.TemporaryDirectory(prefix="tritonc-load-") as folder:
+        with tempfile.TemporaryDirectory(dir=data.file.parent, prefix="window-") as folder:
             export = Path(folder) / "export.json"
             arguments = [
                 *(*where, "-i", "grpc", "-a"),

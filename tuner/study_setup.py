@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -155,13 +156,14 @@ def benches_of(
         settings: of this run.
         space: of the model.
         generator: of the load.
-        folder: for what it sends.
+        folder: for what it sends; made anew.
 
     Raises:
         InputErrors: the spec and the model file or its input data do not go together.
     """
     spec, ensemble = project.spec.asked_of(space.model), project.ensembles.get(space.model)
     mixes = read_mixes(project, space.model, allow_outside=settings.allow_outside)
+    shutil.rmtree(folder, ignore_errors=True)  # with what a run that was killed left there
     folder.mkdir(parents=True, exist_ok=True)
     first, *others = demands_of(project, settings, space.model)
     bench = Bench(

@@ -34,7 +34,7 @@ from tests.cli.running import (
 from tests.conftest import ProjectFolder
 from tests.models import mlp
 from tritonc.schemas.lock_file import read_lock
-from tritonc.tuner.engines import engine_named, server
+from tritonc.tuner.engines import engine_named, server, starting
 from tritonc.tuner.engines.embedded import EmbeddedEngine
 from tritonc.tuner.engines.starting import Installation
 
@@ -286,7 +286,7 @@ def test_nothing_is_fetched_where_server_and_load_generator_are_the_users_own(
 
 
 def test_ports_that_others_took_are_said(p: ProjectFolder, monkeypatch: pytest.MonkeyPatch):
-    free_ports = server._free_ports
+    free_ports = starting._free_ports
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         rooms = [(port, 1, 2), (0, port, 2), (0, 1, port)]
@@ -297,11 +297,27 @@ def test_ports_that_others_took_are_said(p: ProjectFolder, monkeypatch: pytest.M
             free = free_ports(count)
             return tuple(port if each == port else free[place] for place, each in enumerate(room))
 
-        monkeypatch.setattr(server, "_free_ports", ports)
+        monkeypatch.setattr(starting, "_free_ports", ports)
         ended = p.run("tune", "--trials", "1")
     assert ended.exit_code == 3, ended.stderr
     assert "error: 5 times other processes took the ports meant for tritonserver" in ended.stderr
     assert "see what opens and closes so many local ports" in ended.stderr
+    assert_clean(p)
+
+
+def test_what_a_killed_run_left_of_a_window_goes_with_the_next_one(p: ProjectFolder):
+    def windows() -> list[Path]:
+        return list(p.path(".tritonc").rglob("window-*"))
+
+    with announced(p, 1) as tune:
+        wait_until(windows)
+        tune.process.kill()
+        tune.process.wait()
+    assert_clean(p)
+    assert windows()
+    again = p.run("tune", "--sampler", "random", "--trials", "1")
+    assert again.exit_code == 0, again.stderr
+    assert windows() == []
     assert_clean(p)
 
 
