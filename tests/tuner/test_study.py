@@ -30,6 +30,7 @@ from tritonc.tuner.events import (
 from tritonc.tuner.joint_measurement import Together
 from tritonc.tuner.noise import NoiseFloor
 from tritonc.tuner.optuna_search import Goal, OptunaSearch
+from tritonc.tuner.promise import PATIENCE
 from tritonc.tuner.search import CLOSED_LOADS
 from tritonc.tuner.statistics import Scatter
 from tritonc.tuner.study import (
@@ -136,6 +137,16 @@ def test_the_search_ends_where_all_that_is_left_promises_too_little_and_a_resume
     assert found
     assert int(found[1]) < len(SPACE)
     assert run(OptunaSearch(SPACE, goal=goal, storage=storage), surface, 1000) == [last]
+
+
+def test_the_search_of_a_front_ends_after_candidates_that_promise_too_little(surface: Surface):
+    goal = Goal(Pareto(pareto=("throughput", "p99_latency_ms")), Slo(), loads=CLOSED_LOADS[2:4])
+    search = OptunaSearch(SPACE, goal=goal)
+    *_, last = run(search, surface, 1000)
+    assert re.fullmatch(
+        rf"(\d+) trials are finished; the last {PATIENCE} candidates promised less than .*% each", last.reason
+    )
+    assert len(search.trials) < len(SPACE)
 
 
 def test_an_interrupted_trial_does_not_count(surface: Surface):
