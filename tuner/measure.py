@@ -19,7 +19,7 @@ from tritonc.tuner.objective import lowered, soft_cost, soft_violations, violati
 from tritonc.tuner.perf_analyzer import NoWindow
 from tritonc.tuner.sample import Sample, pooled
 from tritonc.tuner.statistics import LEAST_WINDOWS, rate_stretches, settled
-from tritonc.tuner.under_load import LONGEST_S, WINDOW_S, UnderLoad
+from tritonc.tuner.under_load import LONGEST_S, REQUESTS, SHORTEST_S, WINDOW_S, UnderLoad
 from tritonc.tuner.verify import Reference, verify_all
 
 CLIENTS = 8
@@ -30,8 +30,6 @@ WARM = 0.1
 """A warm-up is over where windows differ by less: short ones differ by 3 to 8% (docs/search.md, fact 5)."""
 
 _OPEN_S = 1.5  # a growing queue shows more clearly, and the 99th percentile is what an open load is about
-_SHORTEST_S = 0.4  # visits differ as much as windows do (`statistics.VISIT`): longer ones tell little more
-_REQUESTS = 40  # completed in a step, where its length allows
 _WARM_UP_S = 0.3
 _WARM_UP_CAP_S = 2.0  # no further window is begun then
 _WARM_REQUESTS = 12  # with fewer, the halves of a window say nothing about each other
@@ -305,9 +303,9 @@ def _step_s(load: Load, rate: float | None, requests: int) -> float:
     if not rate:
         return WINDOW_S if isinstance(load, ClosedLoad) else _OPEN_S
     if isinstance(load, ClosedLoad):
-        shortest = min(WINDOW_S, max(_SHORTEST_S, requests / rate))
-        return min(LONGEST_S, max(shortest, (_REQUESTS + load.concurrency) / rate))
-    wanted = min(LONGEST_S, max(_OPEN_S, _REQUESTS / min(rate, load.rate)))
+        shortest = min(WINDOW_S, max(SHORTEST_S, requests / rate))
+        return min(LONGEST_S, max(shortest, (REQUESTS + load.concurrency) / rate))
+    wanted = min(LONGEST_S, max(_OPEN_S, REQUESTS / min(rate, load.rate)))
     overload = load.rate / rate - 1
     return min(wanted, _DRAIN_S / overload) if overload > 0 else wanted
 

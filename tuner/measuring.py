@@ -26,7 +26,7 @@ from tritonc.tuner.records import NOTHING_BEFORE, Before, NoRecords, Records
 from tritonc.tuner.reference import ReferenceWatch, requests_of_look
 from tritonc.tuner.sample import Sample, pooled
 from tritonc.tuner.stand import Stand
-from tritonc.tuner.under_load import WINDOW_S, take_sample
+from tritonc.tuner.under_load import SHORTEST_S, WINDOW_S, take_sample
 from tritonc.tuner.verify import Reference, references_of
 
 Outcome = TypeVar("Outcome")
@@ -36,8 +36,6 @@ _Visited = tuple[Candidate, int]
 
 _LONGEST_SAMPLE_S = 300.0
 """334 requests at about one a second: a slower model gets what there is time for."""
-_SHORTEST_SAMPLE_S = 0.4
-"""The load generator cuts a window in three, each of which has to see a good number of requests."""
 _LONGEST_WINDOW_S = 10.0
 _MARGIN = 1.1  # windows differ, and another one for the last few requests costs more
 _WARM_UP_S = 0.3
@@ -439,7 +437,7 @@ def _window_s(load: Load, requests: int, rate: float) -> float:
     if most <= 0:
         return _LONGEST_WINDOW_S
     windows = math.ceil(_MARGIN * requests / most)
-    return max(_SHORTEST_SAMPLE_S, (_MARGIN * requests / windows + ramp) / rate)
+    return max(SHORTEST_S, (_MARGIN * requests / windows + ramp) / rate)
 
 
 def _as_alone(sample: Sample, alone: Measurement) -> Sample:

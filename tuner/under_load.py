@@ -21,6 +21,11 @@ WINDOW_S = 1.0
 """One step of load; longer where that would see few requests, shorter where it would see very many."""
 LONGEST_S = 3.0
 """Of a window whose length was not asked for."""
+SHORTEST_S = 0.4
+"""The load generator cuts a window in three, each of which has to see a good number of requests. Nor do
+longer ones tell much more: visits differ as much as windows do (`statistics.VISIT`)."""
+REQUESTS = 40
+"""Completed in a window, where its length allows."""
 
 _REQUESTS_IN_SIGHT = 4  # a window of so many requests' time sees completions in each of its thirds
 _SLOWEST_S = 30.0  # a model of ten seconds an execution can be measured
@@ -170,8 +175,7 @@ def take_sample(
         min_requests: how many requests; at least one window is run.
         cap_s: no further window is begun after this many seconds.
         seed: of Poisson arrivals, other than the bench's.
-        window_s: of the first window; others last as long as what is missing, and `WINDOW_S` at least, unless
-            the first was shorter.
+        window_s: of the first window; others last as long as what is missing takes.
         leaving: as in `UnderLoad`.
         replayed: how many windows of a trace the candidate has seen.
     """
@@ -194,7 +198,8 @@ def take_sample(
                 memory, gpu_memory = candidate.memory_bytes()
                 return replace(Sample.joined(samples), memory_bytes=memory, gpu_memory_bytes=gpu_memory)
             ramp = load.concurrency if isinstance(load, ClosedLoad) else 0  # does not count: `Window.ramp`
-            needed_s = (1.1 * missing + ramp) / max(1e-9, sample.request_rate)
-            window_s = max(shortest_s, min(needed_s, _FIXED_S, left_s))
+            rate = max(1e-9, sample.request_rate)
+            least_s = min(shortest_s, max(SHORTEST_S, REQUESTS / rate))
+            window_s = max(least_s, min((1.1 * missing + ramp) / rate, _FIXED_S, left_s))
     except ServerFailure as err:
         return err.failure

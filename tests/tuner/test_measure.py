@@ -223,8 +223,15 @@ def test_a_fixed_load_is_kept_up_until_there_are_enough_requests(served: Served,
     assert found.throughput.value == pytest.approx(4 * found.requests / found.duration_s, rel=0.2)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "further_s"),
+    [
+        pytest.param(780, (1.1 * (780 - 598) + 2) / 200, id="as-long-as-what-is-missing-takes"),
+        pytest.param(600, 0.4, id="as-short-as-a-window-can-be"),
+    ],
+)
 def test_windows_after_the_first_last_as_long_as_what_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wanted: int, further_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two clients of a server that answers 200 a second; the first request of each does not count."""
     load = ClosedLoad(concurrency=2)
@@ -237,10 +244,10 @@ def test_windows_after_the_first_last_as_long_as_what_is_missing(
     monkeypatch.setattr(under_load.UnderLoad, "window", window)
     monkeypatch.setattr(under_load.UnderLoad, "memory_bytes", lambda _trial: (0, None))
     server: Any = None
-    found = take_sample(server, "m", bench(tmp_path), load, 780, window_s=3.0)
+    found = take_sample(server, "m", bench(tmp_path), load, wanted, window_s=3.0)
     assert isinstance(found, Sample)
-    assert found.requests >= 780
-    assert asked == [3.0, pytest.approx((1.1 * (780 - 598) + 2) / 200, rel=0.02)]
+    assert found.requests >= wanted
+    assert asked == [3.0, pytest.approx(further_s, rel=0.02)]
 
 
 def test_an_open_load_offers_what_was_asked(served: Served, tmp_path: Path) -> None:
