@@ -175,6 +175,18 @@ class EngineContract:
         assert not server.alive()
         assert not server.responsive()
 
+    def test_the_folder_of_its_python_backend_goes_too(self, engine: Engine, tmp_path: Path) -> None:
+        proto = models.mlp()
+        for _ in range(3):  # a server of another test may begin at the same moment
+            before = set(Path("/tmp").glob("python_env_*"))
+            with serving(engine, tmp_path) as server:
+                Served(server).load(proto, config_pbtxt(proto, max_batch_size=8))
+                made = set(Path("/tmp").glob("python_env_*")) - before
+            if len(made) == 1:
+                break
+        assert len(made) == 1
+        assert not made.pop().exists()
+
     def test_a_killed_server_is_noticed_at_once_and_its_stubs_go(
         self, engine: Engine, tmp_path: Path
     ) -> None:

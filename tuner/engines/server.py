@@ -31,6 +31,7 @@ _POLL_S = 0.02
 _HUNG_S = 10.0  # a server that answers nobody for so long does not only take its time to load
 _HEALTH_S = 2.0
 _HEALTH_EVERY_S = 1.0
+_SCRATCH = Path("/tmp")  # noqa: S108  (where the Python backend has its own, whatever TMPDIR says)
 _OF_STEPS = ("executions", "queue_ns", "compute_input_ns", "compute_infer_ns", "compute_output_ns")
 """What an ensemble's models count for it."""
 _OUT_OF_MEMORY = re.compile(
@@ -49,6 +50,7 @@ class TritonServer:
         self.repository = repository
         self.pid = child.pid
         self._steps: dict[str, tuple[str, ...]] = {}
+        self._scratch: Path | None = None
 
     @cached_property
     def _client(self) -> Any:
@@ -59,7 +61,13 @@ class TritonServer:
     def load(self, model: str, timeout_s: float = 120.0) -> None:
         """Returns once `model` serves."""
         self._steps.pop(model, None)
-        self._control("load", model, timeout_s, self._watched(self._client.load_model))
+        before = _scratch_folders()
+        try:
+            self._control("load", model, timeout_s, self._watched(self._client.load_model))
+        finally:
+            new = _scratch_folders() - before
+            if self._scratch is None and len(new) == 1:
+                self._scratch = new.pop()
 
     def unload(self, model: str, timeout_s: float = 30.0, *, wait: bool = True) -> None:
         """Has the server unload `model`."""
@@ -306,6 +314,18 @@ class TritonServer:
             with contextlib.suppress(Exception):  # a broken channel must not keep the server running
                 self._client.close()
         self._child.stop(_STOP_S)
+        if self._scratch is not None:
+            with contextlib.suppress(OSError):  # it is gone, or not empty and so somebody else's
+                self._scratch.rmdir()
+
+
+def _scratch_folders() -> set[Path]:
+    """Folders of Python backends.
+
+    A server makes its own as the first of its Python models is loaded, and leaves it where it is not given
+    the time to unload them all. It stays empty where no model brings an environment, as none of ours does.
+    """
+    return set(_SCRATCH.glob("python_env_??????"))
 
 
 def _sample_name(name: str, labels: Mapping[str, str]) -> str:
