@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -175,17 +176,32 @@ class EngineContract:
         assert not server.alive()
         assert not server.responsive()
 
-    def test_the_folder_of_its_python_backend_goes_too(self, engine: Engine, tmp_path: Path) -> None:
+    def test_the_folders_of_its_python_backends_go_too(
+        self, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """They are in /tmp, where servers of other tests have theirs: here each load makes one elsewhere."""
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        made = iter(
+            [["python_env_own001"], ["python_env_other1", "python_env_other2"], ["python_env_filled"]]
+        )
+        control = server_module.TritonServer._control
+
+        def loads(server: server_module.TritonServer, verb: str, *rest: Any) -> None:
+            for name in next(made) if verb == "load" else ():
+                (scratch / name).mkdir()
+            control(server, verb, *rest)
+
+        monkeypatch.setattr(server_module, "_SCRATCH", scratch)
+        monkeypatch.setattr(server_module.TritonServer, "_control", loads)
         proto = models.mlp()
-        for _ in range(3):  # a server of another test may begin at the same moment
-            before = set(Path("/tmp").glob("python_env_*"))
-            with serving(engine, tmp_path) as server:
-                Served(server).load(proto, config_pbtxt(proto, max_batch_size=8))
-                made = set(Path("/tmp").glob("python_env_*")) - before
-            if len(made) == 1:
-                break
-        assert len(made) == 1
-        assert not made.pop().exists()
+        with serving(engine, tmp_path) as server:
+            served = Served(server)
+            for _ in range(3):
+                served.load(proto, config_pbtxt(proto, max_batch_size=8))
+            (scratch / "python_env_filled" / "somebody's").touch()
+        left = {folder.name for folder in scratch.iterdir()}
+        assert left == {"python_env_other1", "python_env_other2", "python_env_filled"}
 
     def test_a_killed_server_is_noticed_at_once_and_its_stubs_go(
         self, engine: Engine, tmp_path: Path

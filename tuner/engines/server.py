@@ -50,7 +50,7 @@ class TritonServer:
         self.repository = repository
         self.pid = child.pid
         self._steps: dict[str, tuple[str, ...]] = {}
-        self._scratch: Path | None = None
+        self._scratch: set[Path] = set()
 
     @cached_property
     def _client(self) -> Any:
@@ -66,8 +66,8 @@ class TritonServer:
             self._control("load", model, timeout_s, self._watched(self._client.load_model))
         finally:
             new = _scratch_folders() - before
-            if self._scratch is None and len(new) == 1:
-                self._scratch = new.pop()
+            if len(new) == 1:  # else there is another server, and one is its
+                self._scratch |= new
 
     def unload(self, model: str, timeout_s: float = 30.0, *, wait: bool = True) -> None:
         """Has the server unload `model`."""
@@ -314,16 +314,17 @@ class TritonServer:
             with contextlib.suppress(Exception):  # a broken channel must not keep the server running
                 self._client.close()
         self._child.stop(_STOP_S)
-        if self._scratch is not None:
+        for folder in self._scratch:
             with contextlib.suppress(OSError):  # it is gone, or not empty and so somebody else's
-                self._scratch.rmdir()
+                folder.rmdir()
 
 
 def _scratch_folders() -> set[Path]:
     """Folders of Python backends.
 
-    A server makes its own as the first of its Python models is loaded, and leaves it where it is not given
-    the time to unload them all. It stays empty where no model brings an environment, as none of ours does.
+    A server makes one for each backend in Python as the first of its models is loaded, and leaves it where it
+    is not given the time to unload them all. It stays empty where no model brings an environment, as none of
+    ours does.
     """
     return set(_SCRATCH.glob("python_env_??????"))
 
