@@ -36,10 +36,8 @@ _JITTER = 1e-8  # variance that keeps matrices of equal rows positive definite
 _BIAS = 25.0  # variance of the level of a logarithm, about which nothing is known: a factor of e ** 5
 _STEPS = 25  # of L-BFGS-B
 _LENGTHS = {"candidate": 1.0, "load": 1.5, "rest": 1.0}  # the columns of an Encoding are about 1 wide
-_LENGTH_SPREAD, _VARIANCE_SPREAD, _PAIR_SPREAD, _NOISE_SPREAD = 0.6, 1.0, 2.0, 1.0
-"""Standard deviations of the log-normal priors. Noise is known best: 0.6 to 1.4% typically (docs/search.md,
-fact 5). So the first odd measurement, before any was repeated, is put down to its pair rather than to noise
-in all of them, which would make the best one look like its neighbours."""
+_LENGTH_SPREAD, _VARIANCE_SPREAD, _NOISE_SPREAD = 0.6, 1.0, 1.5
+"""Standard deviations of the log-normal priors; the last also of what a pair has of its own."""
 _LENGTH_BOUNDS, _VARIANCE_BOUNDS, _OWN_BOUNDS = (0.1, 20.0), (1e-5, 25.0), (1e-6, 0.25)
 _SAME = 1e-9  # squared distance of two rows of one candidate, or of one pair
 _NOISE_BOUNDS = (1e-3, 100.0)  # times what is expected
@@ -217,7 +215,7 @@ def expected(knobs: int, prior: Prior) -> Floats:
 def _spreads(knobs: int) -> Floats:
     length = [_LENGTH_SPREAD]
     rows = [_VARIANCE_SPREAD, *length * knobs, _VARIANCE_SPREAD, *length * LOAD_COLUMNS]
-    return np.array([*rows, _VARIANCE_SPREAD, *length, _VARIANCE_SPREAD, _PAIR_SPREAD, _NOISE_SPREAD])
+    return np.array([*rows, _VARIANCE_SPREAD, *length, _VARIANCE_SPREAD, _NOISE_SPREAD, _NOISE_SPREAD])
 
 
 def _alike(rows: Floats) -> tuple[Floats, npt.NDArray[np.intp]]:

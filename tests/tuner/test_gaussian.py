@@ -8,7 +8,6 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 
 from tritonc.tuner.encoding import LOAD_COLUMNS
 from tritonc.tuner.gaussian import Gaussian, Prior, Structured
-from tritonc.tuner.surrogate import PRIORS
 
 PRIOR = Prior(candidate=0.5, load=0.3, rest=0.2, own=0.04, pair=0.015, noise=0.015, only_low=True)
 KNOBS = 3
@@ -116,26 +115,6 @@ def test_one_of_a_dozen_is_not_believed_though_it_widens_the_noise_that_is_learn
     model.fit(rows, values, np.zeros(12))
     mean, _ = model.predict(rows[[4]])
     assert abs(mean[0] - values[11]) < 0.05
-
-
-def test_one_odd_measurement_before_any_is_repeated_is_not_taken_for_noise_in_all():
-    """Throughput of four batches of one configuration, and of others, on GPUs; the last one by 20% too low.
-
-    With as much noise in all of them the best one, the sixth, would be no better than its neighbours.
-    """
-    yes = 0.707
-    first, second, best, fourth = (yes, 0, yes, 0), (0, yes, 0, yes), (0, yes, yes, 0), (yes, 0, 0, yes)
-    candidates = [first, second, best, best, fourth, best, best, best]
-    clients = np.array([0, 0.5, 0, 0.764, 0, 0, 0, 0])
-    batch = np.array([2.333, 1.833, 2.333, 1.833, 2.667, 2.667, 2.764, 2.597])
-    loads = np.column_stack([clients + batch, clients, batch, clients + batch, 0 * batch])
-    values = np.array([-0.45, -0.65, 0.187, 0.057, -0.084, 0.542, 0.314, 0.085])
-    rows = np.hstack([candidates, loads])
-    model = Gaussian(4, PRIORS["throughput"])
-    model.fit(rows, values, np.zeros(8))
-    mean, _ = model.predict(rows)
-    assert mean == pytest.approx(values, abs=0.02)
-    assert model.noise < 0.03
 
 
 def test_what_all_others_say_of_a_measurement_is_known(rng):
