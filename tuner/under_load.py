@@ -22,8 +22,9 @@ WINDOW_S = 1.0
 LONGEST_S = 3.0
 """Of a window whose length was not asked for."""
 SHORTEST_S = 0.4
-"""The load generator cuts a window in three, each of which has to see a good number of requests. Nor do
-longer ones tell much more: visits differ as much as windows do (`statistics.VISIT`)."""
+"""The load generator cuts a window in three, each of which has to see a good number of requests. Windows four
+times as long scattered as much as these on one small model, half as much on two others, and visits differ as
+much as windows do (`statistics.VISIT`): longer ones tell little for their time."""
 REQUESTS = 40
 """Completed in a window, where its length allows."""
 
