@@ -138,7 +138,7 @@ class Encoding:
             tuple(pairs),
             np.array(rows, np.float64).reshape(len(pairs), self.knobs + LOAD_COLUMNS),
             np.array(amounts, np.float64),
-            np.array(services, np.float64).reshape(len(pairs), 5),
+            np.array(services, np.float64).reshape(len(pairs), 7),
         )
 
 
@@ -150,15 +150,18 @@ class Law:
         part: what each inference adds to the cost of an execution, relative to its start.
         scaling: exponent with which throughput grows with busy instances.
         batches: whether requests share an execution where no knob says so.
+        padded: whether a batch costs what one of the next power of two does, where every execution holds it.
     """
 
     part: float
     scaling: float
     batches: bool = True
+    padded: bool = False
 
 
 LAWS = tuple(
-    Law(part, scaling, batches)
+    Law(part, scaling, batches, padded)
+    for padded in (False, True)
     for batches in (True, False)
     for part in (0.25, 0.03, 1.0, 8.0)
     for scaling in (0.5, 0.0, 1.0)
@@ -174,9 +177,9 @@ class Table:
     Attributes:
         rows: one for each pair.
         amounts: logarithms of `in_flight`.
-        services: for each pair its expected gain, the batch that an execution would hold and the instances
-            that would be busy, then both as they would be if requests shared none where no knob says so, all
-            logarithms; see `expected_throughput`.
+        services: for each pair its expected gain, the batch that an execution would hold, that padded and the
+            instances that would be busy, then these three as they would be if requests shared none where no
+            knob says so, all logarithms; see `expected_throughput`.
     """
 
     pairs: tuple[Pair, ...]
@@ -187,8 +190,9 @@ class Table:
     def expected_throughput(self, law: Law) -> Floats:
         """Logarithms, but for a constant: an execution costs a start and a part for each inference."""
         gain = self.services[:, 0]
-        batch, busy = self.services[:, 1:3].T if law.batches else self.services[:, 3:].T
-        return np.asarray(gain + batch - np.log1p(law.part * np.exp(batch)) + law.scaling * busy)
+        batch, padded, busy = self.services[:, 1:4].T if law.batches else self.services[:, 4:].T
+        cost = np.log1p(law.part * np.exp(padded if law.padded else batch))
+        return np.asarray(gain + batch - cost + law.scaling * busy)
 
     def at(self, places: Sequence[int]) -> Table:
         """Some of the pairs, by their positions."""
@@ -307,11 +311,15 @@ class Service:
     def basis(self, load: Load) -> list[float]:
         """What `Table.expected_throughput` is made of, for one load."""
         if load.kind != "closed":
-            return [math.log(in_flight(load)), 0.0, 0.0, 0.0, 0.0]
+            return [math.log(in_flight(load)), *[0.0] * 6]
         batch = self.formed(load)
         alone = batch if math.isfinite(self.batch) else load.mean_request_batch
-        busy, busy_alone = (min(self.instances, in_flight(load) / each) for each in (batch, alone))
-        return [self.gain, *map(math.log, (batch, busy, alone, busy_alone))]
+        of_both = []
+        for each in (batch, alone):
+            is_same = each in (self.batch, load.mean_request_batch)  # in every execution, not only on average
+            padded = 2 ** math.ceil(math.log2(each)) if is_same else each
+            of_both += [each, padded, min(self.instances, in_flight(load) / each)]
+        return [self.gain, *map(math.log, of_both)]
 
     def _batch(self, load: Load) -> float:
         """Inferences that an execution can hold; of one request where no knob says."""

@@ -86,6 +86,22 @@ def test_where_no_knob_says_requests_may_share_executions_or_not():
     np.testing.assert_allclose(table.expected_throughput(Law(0.25, 0.5)), alone)
 
 
+def test_a_batch_may_cost_what_the_next_power_of_two_costs():
+    one, law = candidate(format="onnx"), Law(8.0, 0.5, batches=False, padded=True)
+    pairs = [(one, ClosedLoad(concurrency=1, request_batch=size)) for size in (32, 48, 64)]
+    table = Encoding([one]).table(pairs)
+    padded = np.exp(np.diff(table.expected_throughput(law)))
+    np.testing.assert_allclose(padded, [48 / 64, 64 / 48], rtol=0.005)
+    assert (np.diff(table.expected_throughput(Law(8.0, 0.5, batches=False))) > 0).all()
+
+
+def test_what_executions_hold_only_on_average_is_not_padded():
+    batching = with_knobs(dynamic_batching=True, max_queue_delay_microseconds=0)  # 2 instances, batches of 8
+    table = ENCODING.table([(batching, ClosedLoad(concurrency=n)) for n in (6, 12, 64)])
+    padded, plain = (table.expected_throughput(Law(0.25, 0.5, padded=each)) for each in (True, False))
+    np.testing.assert_array_equal(padded, plain)
+
+
 def test_amounts():
     assert in_flight(ClosedLoad(concurrency=3, request_batch=4)) == 12
     assert in_flight(OpenLoad(rate=2.5, request_batch=4)) == 10

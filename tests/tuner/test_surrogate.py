@@ -61,6 +61,21 @@ def test_of_a_source_nothing_is_learned_from_what_is_the_same_everywhere(count: 
     assert told._beliefs == (pytest.approx(0.7),)
 
 
+def test_batches_that_are_padded_to_a_power_of_two_are_found_out():
+    """Three sizes tell: the next power of two is expected to do more than those, what follows less."""
+    one = candidate(format="onnx")
+    loads = [ClosedLoad(concurrency=1, request_batch=size) for size in (16, 32, 48, 64, 96)]
+    made = Surrogate(Encoding([one]), ("throughput",))
+    told = []
+    for load in loads[:3]:
+        milliseconds = 1 + 0.1 * 2 ** math.ceil(math.log2(load.request_batch))
+        told.append(measurement(load, 1000 * load.request_batch / milliseconds, milliseconds))
+    made.fit(made.encoding.table([(one, load) for load in loads[:3]]), told)
+    expected = made.predict(made.encoding.table([(one, load) for load in loads]))["throughput"][0]
+    assert expected[3] > expected[1] > expected[2]
+    assert expected[3] > expected[4]
+
+
 def test_a_measurement_that_is_off_in_its_latency_is_not_believed_in_its_throughput_either():
     """Nothing makes a server faster than it is, so a throughput that is too high alone is believed."""
 
