@@ -166,9 +166,10 @@ def twice(x: str, y: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
 
 
 def nonzero_rows(x: str, y: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """One row for each nonzero value."""
+    """One row for each nonzero value: for all of them here, as not every step can do with no rows."""
     nodes = [
-        helper.make_node("NonZero", [x], [f"{y}_n"]),
+        helper.make_node("Exp", [x], [f"{y}_e"]),
+        helper.make_node("NonZero", [f"{y}_e"], [f"{y}_n"]),
         helper.make_node("Transpose", [f"{y}_n"], [f"{y}_t"], perm=[1, 0]),
         helper.make_node("Concat", [f"{y}_t", f"{y}_t"], [f"{y}_i"], axis=1),
         helper.make_node("Cast", [f"{y}_i"], [y], to=FLOAT),
