@@ -76,6 +76,7 @@ def test_an_open_dimension_is_said_at_the_ensemble(p: ProjectFolder):
 
 @pytest.mark.triton
 @pytest.mark.slow
+@pytest.mark.usefixtures("same_machine")
 def test_an_ensemble_gets_a_decision_that_goes_on_where_it_was_interrupted(p: ProjectFolder):
     with running(p, "--trials", "3", "--model", "pipeline") as tune:
         tune.wait_for(lambda line: line.startswith("trial 1/"), timeout_s=240)

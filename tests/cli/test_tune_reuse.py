@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from typing import Any
 
@@ -14,19 +13,12 @@ from tests.cli.test_tune_faults import ANNOUNCED, SPEC
 from tests.conftest import ProjectFolder
 from tests.models import mlp
 from tritonc.schemas.lock_file import read_lock
-from tritonc.tuner import load_search
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow]
+pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.usefixtures("same_machine")]
 
 FIRST = SPEC.replace("max_batch_size: [1, 2, 4]", "max_batch_size: [2, 4]")
 SECOND = SPEC.replace("max_batch_size: [1, 2, 4]", "max_batch_size: [2, 3, 4]").replace("5000", "6000")
 """Another SLO, and one more candidate."""
-
-
-@pytest.fixture(autouse=True)
-def enough_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `TEST_SAME_MACHINE` has it: no load wants more windows, however busy the machine is."""
-    monkeypatch.setattr(load_search, "PRECISION", math.inf)
 
 
 @pytest.fixture

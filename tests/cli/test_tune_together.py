@@ -69,6 +69,7 @@ def test_a_grid_of_combinations_is_refused(p: ProjectFolder):
 
 @pytest.mark.triton
 @pytest.mark.slow
+@pytest.mark.usefixtures("same_machine")
 def test_both_get_a_decision_from_one_study_that_goes_on_where_it_was_interrupted(p: ProjectFolder):
     with running(p, "--trials", "2") as tune:
         tune.wait_for(lambda line: line.startswith("a+b on cpu"), timeout_s=240)
