@@ -26,6 +26,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Coverage is about the compiler and the schemas; tracing what tunes takes minutes, and tells little."""
+    tuning = Path(__file__).parent / "tuner"
+    for item in items:
+        if tuning in item.path.parents or item.get_closest_marker("triton"):
+            item.add_marker("no_cover")
+
+
 @dataclass(frozen=True)
 class ProjectFolder:
     """A folder with a spec and its models, and the real command run on it in this process."""
