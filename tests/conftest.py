@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from hypothesis import settings
 # Hypothesis has a profile of its own in CI (examples that repeat); on a busy machine time says nothing.
 settings.register_profile("tritonc", parent=settings(), deadline=None)
 settings.load_profile("tritonc")
+
+# A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 COMMANDS_OF_A_SPEC = ("build", "candidates", "tune", "diff", "report")
 
