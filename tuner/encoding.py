@@ -262,12 +262,14 @@ class Service:
     Attributes:
         instances: executions that can run at once.
         batch: inferences that an execution can hold; infinite where no knob says.
+        padded: that many where an engine runs the next power of two.
         delay_us: how long a batch that is not full waits for more.
         gain: of its categories, expected before anything is measured.
     """
 
     instances: float
     batch: float
+    padded: float
     delay_us: float
     gain: float
 
@@ -281,15 +283,15 @@ class Service:
         values = behaviour(candidate, request_batch)
         gain = _expected_gain(values)
         if BETWEEN_MODELS in candidate.model:
-            return cls(1.0, float(request_batch), 0.0, gain)
+            return cls(1.0, float(request_batch), _padded(request_batch), 0.0, gain)
         of_each = _prefixes(values) or [""]
         counts = [_number(values.get(f"{of}instance_count"), 1.0) for of in of_each]
         batches = [_batch(values, of, request_batch) for of in of_each]
         delays = [values.get(f"{of}max_queue_delay_microseconds") for of in of_each]
-        places = sum(count * batch for count, batch in zip(counts, batches, strict=True))
         return cls(
             instances=sum(counts),
-            batch=places / sum(counts),
+            batch=float(np.average(batches, weights=counts)),
+            padded=float(np.average([_padded(batch) for batch in batches], weights=counts)),
             delay_us=sum(float(delay) for delay in delays if isinstance(delay, int | float)),
             gain=gain,
         )
@@ -314,16 +316,26 @@ class Service:
             return [math.log(in_flight(load)), *[0.0] * 6]
         batch = self.formed(load)
         alone = batch if math.isfinite(self.batch) else load.mean_request_batch
-        of_both = []
-        for each in (batch, alone):
-            is_same = each in (self.batch, load.mean_request_batch)  # in every execution, not only on average
-            padded = 2 ** math.ceil(math.log2(each)) if is_same else each
-            of_both += [each, padded, min(self.instances, in_flight(load) / each)]
-        return [self.gain, *map(math.log, of_both)]
+        of_both = [
+            (each, self._padded(each, load), min(self.instances, in_flight(load) / each))
+            for each in (batch, alone)
+        ]
+        return [self.gain, *(math.log(value) for each in of_both for value in each)]
+
+    def _padded(self, batch: float, load: Load) -> float:
+        """A batch as an engine pads it: one that is such only on average is of all sizes, and is not."""
+        if batch == self.batch:
+            return self.padded
+        return _padded(batch) if batch == load.mean_request_batch else batch
 
     def _batch(self, load: Load) -> float:
         """Inferences that an execution can hold; of one request where no knob says."""
         return self.batch if math.isfinite(self.batch) else load.mean_request_batch
+
+
+def _padded(batch: float) -> float:
+    """The next power of two."""
+    return 2.0 ** math.ceil(math.log2(batch)) if math.isfinite(batch) else batch
 
 
 def _batch(values: Mapping[str, KnobValue], of: str, request_batch: float) -> float:

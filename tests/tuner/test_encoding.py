@@ -138,6 +138,26 @@ def test_an_ensemble_has_the_places_of_all_its_models_and_models_that_share_a_ma
     assert (together.instances, together.batch, together.delay_us) == (1, 1, 0)
 
 
+def test_an_ensemble_is_padded_as_each_of_its_models_is():
+    def padding(size: int) -> float:
+        """What is lost at saturation to batches of 8 in one model, and of `size` in the other."""
+        sizes = {"a": 8, "b": size}
+        batching = [
+            replace(
+                with_knobs(dynamic_batching=True, max_queue_delay_microseconds=0, max_batch_size=each),
+                model=name,
+            )
+            for name, each in sizes.items()
+        ]
+        whole = joined(batching, "pipeline")
+        table = Encoding([whole]).table([(whole, ClosedLoad(concurrency=64))])
+        plain, padded = (table.expected_throughput(Law(8.0, 0.5, padded=each)) for each in (False, True))
+        return float((plain - padded)[0])
+
+    assert padding(4) == 0  # 6 on average
+    assert padding(5) == pytest.approx(np.log(8 / 6.5), rel=0.1)
+
+
 def test_what_is_known_of_a_candidate_hangs_together_whatever_the_batch_of_its_requests():
     space = [candidate(instance_count=1, max_batch_size=size) for size in (8, 32)]
     loads = [ClosedLoad(concurrency=4, request_batch=2**step) for step in range(7)]
