@@ -10,7 +10,7 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3 python3.12 python3.13,\
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 TRIALS ?= 24
-JOBS ?= 2
+JOBS ?= 3
 UV ?= $(firstword $(wildcard .venv/bin/uv) uv)
 
 help:

@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import settings
 
+from tests.brief import changes
+
 # Hypothesis has a profile of its own in CI (examples that repeat); on a busy machine time says nothing.
 settings.register_profile("tritonc", parent=settings(), deadline=None)
 settings.load_profile("tritonc")
@@ -75,6 +77,13 @@ class ProjectFolder:
         if command is None or any(arg.endswith((".yaml", ".yml")) or arg == "--help" for arg in args):
             return args
         return [*args[: command + 1], str(self.path("spec.yaml")), *args[command + 1 :]]
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured in this process is so briefly, as by tests/cli/announced.py."""
+    for owner, name, value in changes():
+        monkeypatch.setattr(owner, name, value)
 
 
 @pytest.fixture

@@ -1,15 +1,13 @@
-"""The command `tritonc` as it is, which also says on standard error how far it is.
+"""The command `tritonc` as it is, which also says on standard error how far it is, and measures briefly.
 
-A program for tests: `python announced.py tune …`. Every event becomes a line `event NAME`, for a load
-`event LoadStarted warm-up` or `event LoadStarted step`. These environment variables disturb it:
+A program for tests: `python -m tests.cli.announced tune …`. Every event becomes a line `event NAME`, for a
+load `event LoadStarted warm-up` or `event LoadStarted step`. These environment variables disturb it:
 
 - `TEST_HOLD=STAGE:N`: before a stage begins for the Nth time it says `held at STAGE` and waits for a line on
   standard input, or for a signal.
 - `TEST_GATES=FOLDER`: before each step of trial N it waits until there is a file FOLDER/N.
 - `TEST_CLOCK_JUMPS=S`: 0.1 s after the first load of a step begins, the wall clock of tritonc jumps by S
   seconds.
-- `TEST_SAME_MACHINE=1`: the machine never seems to have changed, nor does a load want more windows, however
-  busy others keep it.
 """
 
 from __future__ import annotations
@@ -18,12 +16,15 @@ import dataclasses
 import importlib
 import itertools
 import os
+import select
 import sys
 import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from tests.brief import changes
 
 STAGES = {
     "verify": "tritonc.tuner.measure:verify_all",
@@ -45,12 +46,8 @@ def main() -> None:
     if where := os.environ.get("TEST_HOLD"):
         stage, _, number = where.partition(":")
         hold(stage, int(number))
-    if os.environ.get("TEST_SAME_MACHINE"):
-        from tritonc.tuner import load_search
-        from tritonc.tuner.reference import ReferenceWatch
-
-        ReferenceWatch.change = lambda _watch, _seen: None  # type: ignore[method-assign]
-        load_search.PRECISION = float("inf")
+    for owner, name, value in changes():
+        setattr(owner, name, value)
     announce_events(clock, jump_s)
     from tritonc.cli import main as tritonc
 
@@ -104,7 +101,9 @@ def hold(stage: str, number: int) -> None:
     def held(*args: Any, **options: Any) -> Any:
         if next(times) == number:
             say(f"held at {stage}")
-            sys.stdin.readline()
+            # A signal that comes just before a call that blocks is seen only when that returns.
+            while not select.select([sys.stdin], [], [], 0.1)[0]:
+                pass
         return function(*args, **options)
 
     setattr(owner, name, held)

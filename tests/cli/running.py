@@ -20,6 +20,8 @@ from tests.conftest import ProjectFolder
 
 GONE_S = 15
 """Nothing of a tune is left so long after it has ended."""
+ANNOUNCED = ("-m", "tests.cli.announced")
+"""A program that says every event, and can be disturbed."""
 PATIENCE_S = 120
 """How long tests wait for what comes within seconds on an idle machine."""
 
@@ -71,6 +73,7 @@ class Running:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **(env or {})},
+            cwd=Path(__file__).parents[2],
             start_new_session=True,
         )
         self.lines: list[str] = []

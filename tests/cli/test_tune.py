@@ -45,7 +45,7 @@ def p(project: Any) -> ProjectFolder:
 
 @pytest.mark.triton
 @pytest.mark.slow
-@pytest.mark.usefixtures("same_machine")
+@pytest.mark.usefixtures("brief")
 def test_a_model_is_tuned_locked_and_built_and_resuming_measures_only_what_is_missing(p: ProjectFolder):
     first = p.run("tune", "--trials", "1", "--output", "json")
     assert first.exit_code == 0, first.stderr
@@ -73,7 +73,7 @@ def test_a_model_is_tuned_locked_and_built_and_resuming_measures_only_what_is_mi
 
 @pytest.mark.triton
 @pytest.mark.slow
-@pytest.mark.usefixtures("same_machine")
+@pytest.mark.usefixtures("brief")
 def test_a_front_is_measured_locked_and_picked_from(p: ProjectFolder):
     wanted = "{p99_latency_ms: 60000, avg_queue_ms: 60000, max_load_seconds: {limit: 0.01, soft: true}}"
     spec = SPEC.replace("{p99_latency_ms: 500}", f"{wanted}\n    objective: {{pareto: [throughput, memory]}}")

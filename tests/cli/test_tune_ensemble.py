@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.running import assert_all_gone, running
+from tests.cli.running import ANNOUNCED, assert_all_gone, running
 from tests.conftest import ProjectFolder
 from tests.models import mlp, softmax
 from tritonc.schemas.lock_file import read_lock
@@ -76,9 +76,9 @@ def test_an_open_dimension_is_said_at_the_ensemble(p: ProjectFolder):
 
 @pytest.mark.triton
 @pytest.mark.slow
-@pytest.mark.usefixtures("same_machine")
+@pytest.mark.usefixtures("brief")
 def test_an_ensemble_gets_a_decision_that_goes_on_where_it_was_interrupted(p: ProjectFolder):
-    with running(p, "--trials", "3", "--model", "pipeline") as tune:
+    with running(p, "--trials", "3", "--model", "pipeline", program=ANNOUNCED) as tune:
         tune.wait_for(lambda line: line.startswith("trial 1/"), timeout_s=240)
         tune.process.send_signal(signal.SIGINT)
         assert tune.end() == 130

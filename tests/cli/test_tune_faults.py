@@ -24,6 +24,7 @@ import psutil
 import pytest
 
 from tests.cli.running import (
+    ANNOUNCED,
     PATIENCE_S,
     Running,
     assert_all_gone,
@@ -38,7 +39,7 @@ from tritonc.tuner.engines import engine_named, server, starting
 from tritonc.tuner.engines.embedded import EmbeddedEngine
 from tritonc.tuner.engines.starting import Installation
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow]
+pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.usefixtures("brief")]
 
 SPEC = """\
 apiVersion: tritonc/v1
@@ -61,7 +62,6 @@ search:
   dynamic_batching: false
   intra_op_thread_count: 1
 """
-ANNOUNCED = (str(Path(__file__).with_name("announced.py")),)
 
 
 @pytest.fixture

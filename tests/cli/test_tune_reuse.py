@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.cli.running import Running, assert_all_gone, running, trial_lines
-from tests.cli.test_tune_faults import ANNOUNCED, SPEC
+from tests.cli.running import ANNOUNCED, Running, assert_all_gone, running, trial_lines
+from tests.cli.test_tune_faults import SPEC
 from tests.conftest import ProjectFolder
 from tests.models import mlp
 from tritonc.schemas.lock_file import read_lock
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.usefixtures("same_machine")]
+pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.usefixtures("brief")]
 
 FIRST = SPEC.replace("max_batch_size: [1, 2, 4]", "max_batch_size: [2, 4]")
 SECOND = SPEC.replace("max_batch_size: [1, 2, 4]", "max_batch_size: [2, 3, 4]").replace("5000", "6000")
@@ -29,8 +29,7 @@ def p(project: Any) -> ProjectFolder:
 
 def tuned(p: ProjectFolder, *args: str) -> Running:
     """A tune of all candidates that says every event, once it has ended."""
-    same = {"TEST_SAME_MACHINE": "1"}
-    with running(p, "--sampler", "random", *args, program=ANNOUNCED, env=same) as tune:
+    with running(p, "--sampler", "random", *args, program=ANNOUNCED) as tune:
         assert tune.end() == 0, tune.text
     return tune
 

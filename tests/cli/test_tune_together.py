@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.running import assert_all_gone, running
+from tests.cli.running import ANNOUNCED, assert_all_gone, running
 from tests.conftest import ProjectFolder
 from tests.models import mlp
 from tritonc.schemas.lock_file import read_lock
@@ -69,9 +69,9 @@ def test_a_grid_of_combinations_is_refused(p: ProjectFolder):
 
 @pytest.mark.triton
 @pytest.mark.slow
-@pytest.mark.usefixtures("same_machine")
+@pytest.mark.usefixtures("brief")
 def test_both_get_a_decision_from_one_study_that_goes_on_where_it_was_interrupted(p: ProjectFolder):
-    with running(p, "--trials", "2") as tune:
+    with running(p, "--trials", "2", program=ANNOUNCED) as tune:
         tune.wait_for(lambda line: line.startswith("a+b on cpu"), timeout_s=240)
         tune.wait_for(lambda line: line.startswith("trial 1/"), timeout_s=120)
         tune.process.send_signal(signal.SIGINT)

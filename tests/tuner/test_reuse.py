@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ from tritonc.compiler.project import open_project
 from tritonc.compiler.space import space_for
 from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load
 from tritonc.schemas.spec import Accuracy, ClosedWorkload, Slo
-from tritonc.tuner import load_search
 from tritonc.tuner.bench import Bench
 from tritonc.tuner.capacity import Capacity, Known
 from tritonc.tuner.content import candidate_digest
@@ -29,7 +27,6 @@ from tritonc.tuner.measuring import StandMeasuring
 from tritonc.tuner.record_store import RecordStore
 from tritonc.tuner.recorded import Recorded
 from tritonc.tuner.records import StoredRecords
-from tritonc.tuner.reference import ReferenceWatch
 from tritonc.tuner.stand import Stand
 
 pytestmark = pytest.mark.triton
@@ -86,13 +83,6 @@ class Here:
         return found
 
 
-@pytest.fixture
-def same_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine never seems to have changed, nor does a load want more windows, however busy it is."""
-    monkeypatch.setattr(ReferenceWatch, "change", lambda _watch, _seen: None)
-    monkeypatch.setattr(load_search, "PRECISION", math.inf)
-
-
 @contextmanager
 def serving(folder: Path) -> Iterator[Here]:
     (folder / "spec.yaml").write_text(SPEC)
@@ -136,7 +126,7 @@ def test_a_trial_outlives_a_file_that_cannot_be_written(tmp_path: Path):
         assert warning.startswith(f"warning: other studies will measure {here.candidates[1].id} again: ")
 
 
-@pytest.mark.usefixtures("same_machine")
+@pytest.mark.usefixtures("brief")
 def test_another_study_measures_what_is_missing_and_looks_at_the_machine_once(tmp_path: Path):
     with serving(tmp_path) as here:
         baseline, other, third, *_ = here.candidates
@@ -160,7 +150,7 @@ def test_another_study_measures_what_is_missing_and_looks_at_the_machine_once(tm
         assert here.said == []
 
 
-@pytest.mark.usefixtures("same_machine")
+@pytest.mark.usefixtures("brief")
 def test_a_load_that_is_damaged_is_measured_alone_and_with_nothing_believed_all_are(tmp_path: Path):
     with serving(tmp_path) as here:
         baseline = here.candidates[0]
@@ -182,7 +172,7 @@ def test_a_load_that_is_damaged_is_measured_alone_and_with_nothing_believed_all_
         assert {load for _, load in here.loads if load} == {one, most}
 
 
-@pytest.mark.usefixtures("same_machine")
+@pytest.mark.usefixtures("brief")
 def test_the_step_of_one_client_that_followed_the_decision_does_not_decide_when_it_is_recalled(
     tmp_path: Path,
 ):
@@ -214,7 +204,7 @@ def test_on_a_machine_that_became_another_one_everything_is_measured_anew(tmp_pa
         assert second.measurement.throughput.value < 2.5 * first.measurement.throughput.value
 
 
-@pytest.mark.usefixtures("same_machine")
+@pytest.mark.usefixtures("brief")
 def test_outputs_are_compared_again_within_a_tighter_tolerance_and_nothing_else_is_done(tmp_path: Path):
     with serving(tmp_path) as here:
         baseline, other, *_ = here.candidates
@@ -228,7 +218,7 @@ def test_outputs_are_compared_again_within_a_tighter_tolerance_and_nothing_else_
         assert tighter[0].steps == wider[0].steps
 
 
-@pytest.mark.usefixtures("same_machine")
+@pytest.mark.usefixtures("brief")
 def test_the_baseline_is_worth_what_it_is_by_definition_also_when_it_is_measured_again(tmp_path: Path):
     with serving(tmp_path) as here:
         here.bench = replace(here.bench, objective={"throughput": 0.7, "memory": 0.3})

@@ -28,7 +28,7 @@ from tritonc.tuner.perf_analyzer import LoadData, perf_analyzer_at
 from tritonc.tuner.stand import Stand, _children
 from tritonc.tuner.verify import references_of
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("brief")]
 
 SPEC = """\
 apiVersion: tritonc/v1
