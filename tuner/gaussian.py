@@ -151,16 +151,16 @@ class Structured(Kernel):  # type: ignore[misc]
             return self._with_gradient(X)
         of_candidate, of_load, (variance, length, _) = self._parts()
         candidates, candidate_of = _alike(X[:, of_candidate[-1]])
-        loads, load_of = _alike(X[:, of_load[-1]])
+        loads = X[:, of_load[-1]]
         other = X if Y is None else Y
         apart = cdist(candidates, other[:, of_candidate[-1]], "sqeuclidean")
         away = cdist(loads, other[:, of_load[-1]], "sqeuclidean")
-        squares = apart[candidate_of] + away[load_of]
+        squares = apart[candidate_of] + away
         total = variance * _matern(squares / float(length[0]) ** 2) + self.pair * (squares < _SAME)
         total += (_BIAS + self.own * (apart < _SAME) + _covariances(candidates, other, *of_candidate))[
             candidate_of
         ]
-        total += _covariances(loads, other, *of_load)[load_of]
+        total += _covariances(loads, other, *of_load)
         return total + self.noise * np.eye(len(X)) if Y is None else total
 
     def _with_gradient(self, rows: Floats) -> tuple[Floats, Floats]:
@@ -219,9 +219,14 @@ def _spreads(knobs: int) -> Floats:
 
 
 def _alike(rows: Floats) -> tuple[Floats, npt.NDArray[np.intp]]:
-    """The different ones among rows, and which of them each row is: a table has each candidate many times."""
-    different, which = np.unique(rows, axis=0, return_inverse=True)
-    return different, np.ravel(which)
+    """Each row that differs from the one before, and which of them every row is.
+
+    A table has a candidate under one load after another. To look for all that are alike took longer than it
+    saved, up to some thousand rows.
+    """
+    is_new = np.ones(len(rows), bool)
+    is_new[1:] = (rows[1:] != rows[:-1]).any(axis=1)
+    return rows[is_new], np.cumsum(is_new) - 1
 
 
 def _covariances(rows: Floats, others: Floats, variance: float, length: Floats, some: slice) -> Floats:
