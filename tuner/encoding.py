@@ -122,7 +122,7 @@ class Encoding:
         """
         columns: dict[Candidate, list[float]] = {}
         serving: dict[tuple[Candidate, float], Service] = {}
-        rows, amounts, services = [], [], []
+        rows, amounts, services, waits = [], [], [], []
         for candidate, load in pairs:
             key = (candidate, load.mean_request_batch)
             if candidate not in columns:
@@ -134,11 +134,13 @@ class Encoding:
             rows.append([*columns[candidate], *service.columns(load)])
             amounts.append(math.log(amount))
             services.append(service.basis(load))
+            waits.append(service.wait_s(load) / amount)
         return Table(
             tuple(pairs),
             np.array(rows, np.float64).reshape(len(pairs), self.knobs + LOAD_COLUMNS),
             np.array(amounts, np.float64),
             np.array(services, np.float64).reshape(len(pairs), 7),
+            np.array(waits, np.float64),
         )
 
 
@@ -180,15 +182,40 @@ class Table:
         services: for each pair its expected gain, the batch that an execution would hold, that padded and the
             instances that would be busy, then these three as they would be if requests shared none where no
             knob says so, all logarithms; see `expected_throughput`.
+        waits: for each pair the seconds that a request spends waiting for a batch that cannot be filled, over
+            what is in flight.
     """
 
     pairs: tuple[Pair, ...]
     rows: Floats
     amounts: Floats
     services: Floats
+    waits: Floats
 
-    def expected_throughput(self, law: Law) -> Floats:
-        """Logarithms, but for a constant: an execution costs a start and a part for each inference."""
+    def expected_throughput(self, law: Law, level: float = -math.inf) -> Floats:
+        """Logarithms, but for a constant: an execution costs a start and a part for each inference.
+
+        Args:
+            law: how it follows from batch and instances.
+            level: that constant, of inferences a second, by which it is known how much waiting adds to the
+                time that a request takes; nothing unless given.
+        """
+        free = self._without_waiting(law)
+        return np.asarray(free - np.log1p(np.exp(free + level) * self.waits))
+
+    def level(self, law: Law, values: Floats) -> float:
+        """The constant of `expected_throughput` by the logarithms of throughput that were measured.
+
+        The median of what each says, without the time that it waited (Little's law: the time of a request is
+        what is in flight over the throughput); minus infinity where all of it was waiting.
+        """
+        serving = np.exp(-values) - self.waits
+        says = serving > 0
+        if not says.any():
+            return -math.inf
+        return float(np.median(-np.log(serving[says]) - self._without_waiting(law)[says]))
+
+    def _without_waiting(self, law: Law) -> Floats:
         gain = self.services[:, 0]
         batch, padded, busy = self.services[:, 1:4].T if law.batches else self.services[:, 4:].T
         cost = np.log1p(law.part * np.exp(padded if law.padded else batch))
@@ -198,7 +225,9 @@ class Table:
         """Some of the pairs, by their positions."""
         wanted = np.asarray(places, np.intp)
         pairs = tuple(self.pairs[place] for place in places)
-        return Table(pairs, self.rows[wanted], self.amounts[wanted], self.services[wanted])
+        return Table(
+            pairs, self.rows[wanted], self.amounts[wanted], self.services[wanted], self.waits[wanted]
+        )
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -263,6 +292,7 @@ class Service:
         instances: executions that can run at once.
         batch: inferences that an execution can hold; infinite where no knob says.
         padded: that many where an engine runs the next power of two.
+        enough: inferences with which a batch waits for no more: the smallest preferred size, or all it holds.
         delay_us: how long a batch that is not full waits for more.
         gain: of its categories, expected before anything is measured.
     """
@@ -270,6 +300,7 @@ class Service:
     instances: float
     batch: float
     padded: float
+    enough: float
     delay_us: float
     gain: float
 
@@ -283,15 +314,17 @@ class Service:
         values = behaviour(candidate, request_batch)
         gain = _expected_gain(values)
         if BETWEEN_MODELS in candidate.model:
-            return cls(1.0, float(request_batch), _padded(request_batch), 0.0, gain)
+            return cls(1.0, float(request_batch), _padded(request_batch), float(request_batch), 0.0, gain)
         of_each = _prefixes(values) or [""]
         counts = [_number(values.get(f"{of}instance_count"), 1.0) for of in of_each]
         batches = [_batch(values, of, request_batch) for of in of_each]
+        enough = [_enough(values, of, batch) for of, batch in zip(of_each, batches, strict=True)]
         delays = [values.get(f"{of}max_queue_delay_microseconds") for of in of_each]
         return cls(
             instances=sum(counts),
             batch=float(np.average(batches, weights=counts)),
             padded=float(np.average([_padded(batch) for batch in batches], weights=counts)),
+            enough=float(np.average(enough, weights=counts)),
             delay_us=sum(float(delay) for delay in delays if isinstance(delay, int | float)),
             gain=gain,
         )
@@ -301,6 +334,11 @@ class Service:
         if load.kind != "closed":
             return self._batch(load)
         return min(self.batch, max(load.mean_request_batch, in_flight(load) / self.instances))
+
+    def wait_s(self, load: Load) -> float:
+        """Seconds that a batch waits which the requests in flight cannot fill: as long as it may."""
+        waits = load.kind == "closed" and in_flight(load) < self.enough < math.inf
+        return self.delay_us / 1e6 if waits else 0.0
 
     def columns(self, load: Load) -> list[float]:
         """The columns of a load; see `Encoding.table`."""
@@ -342,3 +380,9 @@ def _batch(values: Mapping[str, KnobValue], of: str, request_batch: float) -> fl
     """Inferences that an execution of the model whose knobs begin with `of` can hold."""
     is_unknown = f"{of}effective_batch" not in values and values.get(f"{of}dynamic_batching") is not False
     return math.inf if is_unknown else _number(values.get(f"{of}effective_batch"), float(request_batch))
+
+
+def _enough(values: Mapping[str, KnobValue], of: str, batch: float) -> float:
+    """Inferences with which a batch of that model waits for no more."""
+    preferred = values.get(f"{of}preferred_batch_size")
+    return float(min(preferred)) if isinstance(preferred, tuple) and preferred else batch

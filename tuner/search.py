@@ -358,10 +358,19 @@ class Search:
         return [1 / len(self._goals.axes)] * len(self._goals.axes)
 
     def _drawn_shares(self) -> Sequence[float]:
-        """What each objective of a front counts in this ask, uniform over all that is possible."""
-        rng = random.Random(f"shares {self.seed} {len(self._told)} {len(self._open)}")  # noqa: S311
-        drawn = [rng.expovariate(1.0) for _ in self._goals.axes]
-        return [each / sum(drawn) for each in drawn]
+        """What each objective of a front counts in this ask, evenly spread over all that is possible.
+
+        The gaps between points on a line are uniform; those of Sobol's sequence leave out no direction long.
+        """
+        from scipy.stats import qmc
+
+        if len(self._goals.axes) == 1:
+            return [1.0]
+        points = qmc.Sobol(len(self._goals.axes) - 1, seed=self.seed)
+        if number := len(self._told) + len(self._open):
+            points.fast_forward(number)
+        cuts = np.sort(points.random(1)[0])
+        return [float(gap) for gap in np.diff([0.0, *cuts, 1.0])]
 
     def _prospects(self, seen: Table, shares: Sequence[float]) -> Prospects:
         """What the model says, with one number for all objectives of a front.

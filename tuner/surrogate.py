@@ -79,6 +79,7 @@ class Surrogate:
     sources: tuple[Surrogate, ...] = ()
     _models: dict[str, Gaussian] = field(default_factory=dict)
     _law: Law = LAWS[0]
+    _level: float = -math.inf
     _beliefs: tuple[float, ...] = ()
     _variances: dict[str, float] = field(default_factory=dict)
 
@@ -88,7 +89,7 @@ class Surrogate:
         One that is off in one quantity is believed in none: something else ran meanwhile.
         """
         self._beliefs = self._agreements(table, measured)
-        self._law = self._likeliest(table, measured)
+        self._law, self._level = self._likeliest(table, measured)
         told = {}
         for name in self.quantities:
             values, variances = quantities(name, measured)
@@ -153,28 +154,32 @@ class Surrogate:
         }
         return math.hypot(*(weight * noise[name] for name, weight in term.weights.items()))
 
-    def _likeliest(self, table: Table, measured: Sequence[Measurement]) -> Law:
-        """The law that the measurements fit best, as far as they differ."""
-        if table.pairs[0][1].kind != "closed" or len(measured) < _FEWEST_FOR_LAW:
-            return LAWS[0]
+    def _likeliest(self, table: Table, measured: Sequence[Measurement]) -> tuple[Law, float]:
+        """The law that the measurements fit best, as far as they differ, and its level."""
+        if table.pairs[0][1].kind != "closed":
+            return LAWS[0], -math.inf
         values, variances = quantities("throughput", measured)
+        if len(measured) < _FEWEST_FOR_LAW:
+            return LAWS[0], table.level(LAWS[0], values)
         model = Gaussian(self.encoding.knobs, PRIORS["throughput"])
-        about = np.array([values - table.expected_throughput(law) for law in LAWS])
-        return LAWS[int(np.argmax(model.evidence(table.rows, about, variances)))]
+        levels = [table.level(law, values) for law in LAWS]
+        expected = [table.expected_throughput(*each) for each in zip(LAWS, levels, strict=True)]
+        likeliest = int(np.argmax(model.evidence(table.rows, values - np.array(expected), variances)))
+        return LAWS[likeliest], levels[likeliest]
 
     def _expected(self, name: str, table: Table) -> Floats:
         """What is expected before measuring: informed gains, saturation, and what another study showed."""
         if name != "throughput":
             return np.zeros(len(table))
         if not self.sources:
-            return table.expected_throughput(self._law)
+            return table.expected_throughput(self._law, self._level)
         total = sum(self._beliefs)
         theirs = sum(
             belief / total * source.predict(table)["throughput"][0]
             for belief, source in zip(self._beliefs, self.sources, strict=True)
         )
         follow = max(self._beliefs)
-        return np.asarray((1 - follow) * table.expected_throughput(self._law) + follow * theirs)
+        return np.asarray((1 - follow) * table.expected_throughput(self._law, self._level) + follow * theirs)
 
     def _agreements(self, table: Table, measured: Sequence[Measurement]) -> tuple[float, ...]:
         """How far to follow each source: a first belief, and then how well its ranks agree.

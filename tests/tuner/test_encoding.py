@@ -102,6 +102,29 @@ def test_what_executions_hold_only_on_average_is_not_padded():
     np.testing.assert_array_equal(padded, plain)
 
 
+def test_a_batch_that_those_in_flight_cannot_fill_waits_as_long_as_it_may():
+    batching = with_knobs(dynamic_batching=True, max_queue_delay_microseconds=2000)  # batches of 8
+    patient = [batching, with_knobs(dynamic_batching=True, max_queue_delay_microseconds=0), with_knobs()]
+    preferring = with_knobs(**batching.values, preferred_batch_size=(4, 8))
+    few, many = ClosedLoad(concurrency=4), ClosedLoad(concurrency=8)
+    pairs = [(one, load) for one in (*patient, preferring) for load in (few, many, OpenLoad(rate=4))]
+    waits = np.array(Encoding([*patient, preferring]).table(pairs).waits).reshape(4, 3)
+    np.testing.assert_allclose(waits[0], [0.002 / 4, 0, 0])
+    np.testing.assert_array_equal(waits[1:], 0)
+
+
+def test_waiting_adds_to_the_time_of_a_request_as_little_has_it():
+    batching = with_knobs(dynamic_batching=True, max_queue_delay_microseconds=2000)
+    table = ENCODING.table([(batching, ClosedLoad(concurrency=n)) for n in (2, 4, 8, 16)])
+    law, level = Law(0.25, 0.5), np.log(4000)
+    free, waiting = (np.exp(table.expected_throughput(law, of) + level) for of in (-np.inf, level))
+    in_flight_s = np.array([2, 4, 8, 16]) / waiting
+    np.testing.assert_allclose(in_flight_s[:2], [2, 4] / free[:2] + 0.002)
+    np.testing.assert_array_equal(waiting[2:], free[2:])
+    assert table.level(law, np.log(waiting)) == pytest.approx(level)
+    assert table.at([0, 1]).level(law, np.log([1e6, 2e6])) == -np.inf  # quicker than it can be
+
+
 def test_amounts():
     assert in_flight(ClosedLoad(concurrency=3, request_batch=4)) == 12
     assert in_flight(OpenLoad(rate=2.5, request_batch=4)) == 10

@@ -76,6 +76,22 @@ def test_batches_that_are_padded_to_a_power_of_two_are_found_out():
     assert expected[3] > expected[4]
 
 
+def test_one_measurement_tells_how_much_a_batch_waits_that_cannot_be_filled():
+    """A delay of 3 ms costs 4 clients 3 ms, however quick an execution is, and 32 clients nothing."""
+    at_once, waiting = (
+        candidate(dynamic_batching=True, max_batch_size=32, max_queue_delay_microseconds=us)
+        for us in (0, 3000)
+    )
+    made = Surrogate(Encoding([at_once, waiting]), ("throughput",))
+    few, many = ClosedLoad(concurrency=4), ClosedLoad(concurrency=32)
+    made.fit(made.encoding.table([(at_once, few)]), [measurement(few, 4000, 1)])
+    wanted = [(at_once, few), (waiting, few), (at_once, many), (waiting, many)]
+    expected = [math.exp(each) for each in made.predict(made.encoding.table(wanted))["throughput"][0]]
+    assert expected[0] == pytest.approx(4000, rel=0.05)
+    assert expected[1] == pytest.approx(4 / 0.004, rel=0.2)
+    assert expected[3] == pytest.approx(expected[2], rel=0.2)
+
+
 def test_a_measurement_that_is_off_in_its_latency_is_not_believed_in_its_throughput_either():
     """Nothing makes a server faster than it is, so a throughput that is too high alone is believed."""
 
