@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import settings
 
-from tests.brief import changes
+from tests import brief as briefly
 
 # Hypothesis has a profile of its own in CI (examples that repeat); on a busy machine time says nothing.
 settings.register_profile("tritonc", parent=settings(), deadline=None)
@@ -82,7 +82,14 @@ class ProjectFolder:
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured in this process is so briefly, as by tests/cli/announced.py."""
-    for owner, name, value in changes():
+    for owner, name, value in briefly.brief():
+        monkeypatch.setattr(owner, name, value)
+
+
+@pytest.fixture
+def same_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured in this process does not depend on what others do to the machine meanwhile."""
+    for owner, name, value in briefly.same_machine():
         monkeypatch.setattr(owner, name, value)
 
 

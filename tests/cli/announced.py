@@ -24,7 +24,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tests.brief import changes
+from tests.brief import brief
 
 STAGES = {
     "verify": "tritonc.tuner.measure:verify_all",
@@ -46,7 +46,7 @@ def main() -> None:
     if where := os.environ.get("TEST_HOLD"):
         stage, _, number = where.partition(":")
         hold(stage, int(number))
-    for owner, name, value in changes():
+    for owner, name, value in brief():
         setattr(owner, name, value)
     announce_events(clock, jump_s)
     from tritonc.cli import main as tritonc

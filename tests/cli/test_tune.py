@@ -45,7 +45,7 @@ def p(project: Any) -> ProjectFolder:
 
 @pytest.mark.triton
 @pytest.mark.slow
-@pytest.mark.usefixtures("brief")
+@pytest.mark.usefixtures("same_machine")
 def test_a_model_is_tuned_locked_and_built_and_resuming_measures_only_what_is_missing(p: ProjectFolder):
     first = p.run("tune", "--trials", "1", "--output", "json")
     assert first.exit_code == 0, first.stderr
