@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +24,14 @@ Floats = npt.NDArray[np.float64]
 Pair = tuple[Candidate, Load]
 """What can be measured: a candidate under a load."""
 
+Fill = Literal["whole", "half", "alone"]
+"""What an execution holds; see `Law`."""
+
 LOAD_COLUMNS = 5
 """Columns of a row that depend on the load."""
+
+FILLS: tuple[Fill, ...] = get_args(Fill)
+_TERMS = 3  # of a law for each of them: the batch, that padded, and the instances that are busy
 
 _ONE_HOT = 1 / math.sqrt(2)  # two categories are as far apart as the two ends of a range
 _DELAY_RANGE = 12.0  # doublings of a delay that are as far apart as the two ends of a range
@@ -139,7 +146,7 @@ class Encoding:
             tuple(pairs),
             np.array(rows, np.float64).reshape(len(pairs), self.knobs + LOAD_COLUMNS),
             np.array(amounts, np.float64),
-            np.array(services, np.float64).reshape(len(pairs), 7),
+            np.array(services, np.float64).reshape(len(pairs), 1 + _TERMS * len(FILLS)),
             np.array(waits, np.float64),
         )
 
@@ -151,20 +158,22 @@ class Law:
     Attributes:
         part: what each inference adds to the cost of an execution, relative to its start.
         scaling: exponent with which throughput grows with busy instances.
-        batches: whether requests share an execution where no knob says so.
+        fill: what an execution holds as far as it can of what is in flight at an instance: all; or half, as
+            what arrives during an execution waits for the next one; or but one request where no knob says
+            that requests share executions.
         padded: whether a batch costs what one of the next power of two does, where every execution holds it.
     """
 
     part: float
     scaling: float
-    batches: bool = True
+    fill: Fill = "whole"
     padded: bool = False
 
 
 LAWS = tuple(
-    Law(part, scaling, batches, padded)
+    Law(part, scaling, fill, padded)
     for padded in (False, True)
-    for batches in (True, False)
+    for fill in FILLS
     for part in (0.25, 0.03, 1.0, 8.0)
     for scaling in (0.5, 0.0, 1.0)
 )
@@ -179,9 +188,8 @@ class Table:
     Attributes:
         rows: one for each pair.
         amounts: logarithms of `in_flight`.
-        services: for each pair its expected gain, the batch that an execution would hold, that padded and the
-            instances that would be busy, then these three as they would be if requests shared none where no
-            knob says so, all logarithms; see `expected_throughput`.
+        services: for each pair its expected gain, then for each of `FILLS` the batch that an execution would
+            hold, that padded and the instances that would be busy, all logarithms; see `expected_throughput`.
         waits: for each pair the seconds that a request spends waiting for a batch that cannot be filled, over
             what is in flight.
     """
@@ -217,7 +225,8 @@ class Table:
 
     def _without_waiting(self, law: Law) -> Floats:
         gain = self.services[:, 0]
-        batch, padded, busy = self.services[:, 1:4].T if law.batches else self.services[:, 4:].T
+        first = 1 + _TERMS * FILLS.index(law.fill)
+        batch, padded, busy = self.services[:, first : first + _TERMS].T
         cost = np.log1p(law.part * np.exp(padded if law.padded else batch))
         return np.asarray(gain + batch - cost + law.scaling * busy)
 
@@ -351,14 +360,21 @@ class Service:
     def basis(self, load: Load) -> list[float]:
         """What `Table.expected_throughput` is made of, for one load."""
         if load.kind != "closed":
-            return [math.log(in_flight(load)), *[0.0] * 6]
-        batch = self.formed(load)
-        alone = batch if math.isfinite(self.batch) else load.mean_request_batch
-        of_both = [
-            (each, self._padded(each, load), min(self.instances, in_flight(load) / each))
-            for each in (batch, alone)
+            return [math.log(in_flight(load)), *[0.0] * _TERMS * len(FILLS)]
+        of_all = [
+            (batch, self._padded(batch, load), min(self.instances, in_flight(load) / batch))
+            for batch in (self._filled(fill, load) for fill in FILLS)
         ]
-        return [self.gain, *(math.log(value) for each in of_both for value in each)]
+        return [self.gain, *(math.log(value) for each in of_all for value in each)]
+
+    def _filled(self, fill: Fill, load: Load) -> float:
+        """Inferences that an execution holds; where it may wait for more it is not for half of them only."""
+        request, whole = load.mean_request_batch, self.formed(load)
+        if fill == "alone":
+            return whole if math.isfinite(self.batch) else request
+        if fill == "whole" or self.delay_us:
+            return whole
+        return max(request, min(whole, in_flight(load) / self.instances / 2))
 
     def _padded(self, batch: float, load: Load) -> float:
         """A batch as an engine pads it: one that is such only on average is of all sizes, and is not."""

@@ -78,7 +78,7 @@ def test_where_no_knob_says_requests_may_share_executions_or_not():
         (candidate(format="onnx"), ClosedLoad(concurrency=n, request_batch=b)) for n, b in ((64, 1), (1, 64))
     ]
     table = Encoding([pairs[0][0]]).table(pairs)
-    shared, alone = (table.expected_throughput(Law(0.25, 0.5, batches)) for batches in (True, False))
+    shared, alone = (table.expected_throughput(Law(0.25, 0.5, fill)) for fill in ("whole", "alone"))
     assert shared[0] == shared[1] == alone[1]
     assert alone[0] < alone[1] - np.log(3)
     unbatched = candidate(format="onnx", dynamic_batching=False)
@@ -86,13 +86,27 @@ def test_where_no_knob_says_requests_may_share_executions_or_not():
     np.testing.assert_allclose(table.expected_throughput(Law(0.25, 0.5)), alone)
 
 
+def test_what_arrives_during_an_execution_may_wait_for_the_next_one():
+    eager, patient = (
+        with_knobs(dynamic_batching=True, max_queue_delay_microseconds=delay) for delay in (0, 2000)
+    )  # 2 instances, batches of 8
+    loads = [ClosedLoad(concurrency=n) for n in (2, 8, 16, 32)]
+    for one, held in ((eager, [1, 2, 4, 8]), (patient, [1, 4, 8, 8])):
+        alternating = ENCODING.table([(one, load) for load in loads])
+        batched = ENCODING.table([(one, ClosedLoad(concurrency=size * 2)) for size in held])
+        np.testing.assert_allclose(
+            alternating.expected_throughput(Law(0.25, 0, "half")),
+            batched.expected_throughput(Law(0.25, 0, "whole")),
+        )
+
+
 def test_a_batch_may_cost_what_the_next_power_of_two_costs():
-    one, law = candidate(format="onnx"), Law(8.0, 0.5, batches=False, padded=True)
+    one, law = candidate(format="onnx"), Law(8.0, 0.5, fill="alone", padded=True)
     pairs = [(one, ClosedLoad(concurrency=1, request_batch=size)) for size in (32, 48, 64)]
     table = Encoding([one]).table(pairs)
     padded = np.exp(np.diff(table.expected_throughput(law)))
     np.testing.assert_allclose(padded, [48 / 64, 64 / 48], rtol=0.005)
-    assert (np.diff(table.expected_throughput(Law(8.0, 0.5, batches=False))) > 0).all()
+    assert (np.diff(table.expected_throughput(Law(8.0, 0.5, fill="alone"))) > 0).all()
 
 
 def test_what_executions_hold_only_on_average_is_not_padded():
