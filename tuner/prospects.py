@@ -27,7 +27,6 @@ Aim = Callable[[Sequence[Floats]], Floats]
 """One number out of the objectives, all logarithms, larger is better."""
 
 _FAR = 4.0  # standard deviations beyond which nothing is expected
-_FREEDOM = 5.0
 _DRAWS = 256  # of the model, to count what is to be gained; a power of two, for Sobol's sequence
 _AT_ONCE = 4000  # pairs that draws are made for: of each they take 9 kB
 _MOST = 3.0  # a logarithm: nothing promises more than twenty times the best
@@ -104,14 +103,16 @@ class Prospects:
     Args:
         model: fitted to everything known.
         goals: of the search.
-        draws: `student_draws` for the quantities of the goals.
+        points: `sobol_points` for the quantities of the goals.
         aim: what to maximise.
     """
 
-    def __init__(self, model: Surrogate, goals: Goals, draws: Floats, aim: Aim) -> None:
+    def __init__(self, model: Surrogate, goals: Goals, points: Floats, aim: Aim) -> None:
+        from scipy.special import stdtrit
+
         self._model = model
         self._goals = goals
-        self._draws = draws
+        self._draws = np.asarray(stdtrit(model.freedom, points))
         self._aim = aim
 
     def standing(self, table: Table) -> Standing:
@@ -159,7 +160,12 @@ class Prospects:
         decisive = np.argmax(means / deviations, axis=0)
         rows = np.arange(len(table))
         return limit_gains(
-            standing.worth, standing.kept, means[decisive, rows], deviations[decisive, rows], noises[decisive]
+            standing.worth,
+            standing.kept,
+            means[decisive, rows],
+            deviations[decisive, rows],
+            noises[decisive],
+            freedom=self._model.freedom,
         )
 
     def of_doubts(
@@ -248,7 +254,9 @@ def axis_means(model: Surrogate, goals: Goals, table: Table) -> Floats:
     return np.column_stack([_mean(term, table, predicted) for term in goals.axes])
 
 
-def limit_gains(worth: Floats, kept: Floats, mean: Floats, deviation: Floats, noise: Floats) -> Floats:
+def limit_gains(
+    worth: Floats, kept: Floats, mean: Floats, deviation: Floats, noise: Floats, *, freedom: float
+) -> Floats:
     """The gain of `Prospects.of_limits` a measurement, one number a pair, with the other pairs as they are.
 
     Args:
@@ -257,12 +265,13 @@ def limit_gains(worth: Floats, kept: Floats, mean: Floats, deviation: Floats, no
         mean: expected logarithm of what the limit is about over the limit.
         deviation: how surely that is known.
         noise: of one measurement of it.
+        freedom: degrees, of what is expected; see `Surrogate.freedom`.
     """
     from scipy.special import stdtr, stdtrit
 
     order = np.argsort(worth)[::-1]
     best = worth[order[0]]
-    quantiles = stdtrit(_FREEDOM, (np.arange(_QUANTILES) + 0.5) / _QUANTILES)[:, None]
+    quantiles = stdtrit(freedom, (np.arange(_QUANTILES) + 0.5) / _QUANTILES)[:, None]
     second = worth[order[1]] if len(worth) > 1 else 0.0
     others = np.where(np.arange(len(worth)) == order[0], second, best)
 
@@ -270,7 +279,7 @@ def limit_gains(worth: Floats, kept: Floats, mean: Floats, deviation: Floats, no
         learned = deviation**2 / (deviation**2 + noise**2 / times)
         then = mean + deviation * np.sqrt(learned) * quantiles
         left = np.maximum(1e-9, deviation * np.sqrt(1 - learned))
-        worth_then = worth / kept * stdtr(_FREEDOM, -then / left)
+        worth_then = worth / kept * stdtr(freedom, -then / left)
         now = np.maximum(worth_then.mean(axis=0), others)  # being measured alone makes nothing surer
         return np.asarray(np.maximum(worth_then, others).mean(axis=0) - now)
 
@@ -278,16 +287,12 @@ def limit_gains(worth: Floats, kept: Floats, mean: Floats, deviation: Floats, no
     return np.asarray(np.maximum(0.0, gains))
 
 
-def student_draws(quantities: int, seed: int) -> Floats:
-    """Draws of Student's t, one column a quantity, from a scrambled Sobol sequence.
-
-    A Gaussian process whose variances are estimated is Student's t; with few measurements its tails matter.
-    """
-    from scipy.special import stdtrit
+def sobol_points(quantities: int, seed: int) -> Floats:
+    """Evenly spread points between 0 and 1, one column a quantity: a scrambled Sobol sequence."""
     from scipy.stats import qmc
 
     points = qmc.Sobol(quantities, seed=seed).random(_DRAWS)
-    return np.asarray(stdtrit(_FREEDOM, np.clip(points, 1e-6, 1 - 1e-6)))
+    return np.asarray(np.clip(points, 1e-6, 1 - 1e-6))
 
 
 def _mean(term: Term, table: Table, predicted: Mapping[str, tuple[Floats, Floats]]) -> Floats:

@@ -27,7 +27,7 @@ from tritonc.tuner.objective import Objective
 from tritonc.tuner.pairs import Loads, Pairs
 from tritonc.tuner.pareto import chebyshev, is_on_front
 from tritonc.tuner.promise import Promise, promises_little, together, worth_a_run
-from tritonc.tuner.prospects import SURE, Beside, Prospects, axis_means, student_draws
+from tritonc.tuner.prospects import SURE, Beside, Prospects, axis_means, sobol_points
 from tritonc.tuner.terms import Goals
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Search:
         self._pairs = Pairs(space, loads, self._baseline)
         closed = self._pairs.all.pairs[0][1].kind == "closed"
         self._goals = Goals.of(objective, slos, closed=closed)
-        self._draws = student_draws(len(self._goals.quantities), seed)
+        self._points = sobol_points(len(self._goals.quantities), seed)
         self._told: list[Observation] = []
         self._open: list[Pair] = []
         self._refused: set[Candidate] = set()
@@ -380,11 +380,11 @@ class Search:
         """
         model = self._model()
         if len(self._goals.axes) == 1:
-            return Prospects(model, self._goals, self._draws, lambda values: values[0])
+            return Prospects(model, self._goals, self._points, lambda values: values[0])
         values = axis_means(model, self._goals, seen)
-        able = Prospects(model, self._goals, self._draws, lambda axes: axes[0]).standing(seen).kept >= SURE
+        able = Prospects(model, self._goals, self._points, lambda axes: axes[0]).standing(seen).kept >= SURE
         aim = chebyshev(values[able] if able.any() else values, shares)
-        return Prospects(model, self._goals, self._draws, aim)
+        return Prospects(model, self._goals, self._points, aim)
 
     def _model(self) -> Surrogate:
         """The surrogate, fitted to everything told."""

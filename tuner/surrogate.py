@@ -57,6 +57,7 @@ as `objective.violations` has it."""
 _BLAME = 30.0  # how quickly failures are put down to a knob (the inverse of a ridge penalty)
 _CERTAIN = 50.0  # a logarithm of odds
 _FEWEST_FOR_LAW = 3
+_FIRST_FREEDOM = 5.0  # measurements that the priors count for where it is said how sure a prediction is
 _SOURCE_BELIEF = 0.7
 _LOAD_TERMS = 3  # of a parabola
 _FEWEST_RANKS = 3
@@ -80,6 +81,7 @@ class Surrogate:
     _models: dict[str, Gaussian] = field(default_factory=dict)
     _law: Law = LAWS[0]
     _level: float = -math.inf
+    _measurements: int = 0
     _beliefs: tuple[float, ...] = ()
     _variances: dict[str, float] = field(default_factory=dict)
 
@@ -90,6 +92,7 @@ class Surrogate:
         """
         self._beliefs = self._agreements(table, measured)
         self._law, self._level = self._likeliest(table, measured)
+        self._measurements = len(measured)
         told = {}
         for name in self.quantities:
             values, variances = quantities(name, measured)
@@ -145,6 +148,16 @@ class Surrogate:
     def noise(self) -> Mapping[str, float]:
         """Standard deviation of one measurement of each quantity, beside what its interval says."""
         return {name: model.noise for name, model in self._models.items()}
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of Student's t, as which a quantity lies about what is predicted of it.
+
+        A Gaussian process is that where its variance is estimated (Shah, Wilson and Ghahramani, "Student-t
+        Processes as Alternatives to Gaussian Processes", 2014), and each measurement adds a degree: with few
+        of them the tails are far.
+        """
+        return _FIRST_FREEDOM + self._measurements
 
     def scatter(self, term: Term) -> float:
         """Standard deviation of a term in a typical measurement, with what the intervals say."""

@@ -24,7 +24,9 @@ SLO = Slo(p99_latency_ms=25)
 def gains(kept: list[float], mean: list[float], deviation: float, noise: float) -> np.ndarray:
     """Of a pair of worth 1 that may break its limit, and of one of worth 0.6 that keeps it."""
     worth = np.array([1.0, 0.6]) * kept
-    return limit_gains(worth, np.array(kept), np.array(mean), np.full(2, deviation), np.full(2, noise))
+    return limit_gains(
+        worth, np.array(kept), np.array(mean), np.full(2, deviation), np.full(2, noise), freedom=5.0
+    )
 
 
 def test_where_the_choice_hangs_on_a_limit_measuring_again_pays():
@@ -37,7 +39,7 @@ def test_where_the_choice_hangs_on_a_limit_measuring_again_pays():
 def test_learning_alone_is_no_gain_where_there_is_nothing_else_to_choose(deviations: float):
     """The only pair keeps its limit as surely as Student's t says, which is less than a normal one would."""
     kept = np.array([float(stdtr(5, deviations))])
-    [gain] = limit_gains(kept, kept, np.array([-deviations]), np.array([1.0]), np.array([0.5]))
+    [gain] = limit_gains(kept, kept, np.array([-deviations]), np.array([1.0]), np.array([0.5]), freedom=5.0)
     assert gain == pytest.approx(0, abs=1e-9)
 
 
@@ -124,7 +126,9 @@ def test_what_intervals_say_of_the_noise_counts_where_a_pair_near_its_limit_is_m
 ):
     """A measurement that knows little of its own p99 settles no limit."""
     noises: list[np.ndarray] = []
-    monkeypatch.setattr(prospects, "limit_gains", lambda *of: noises.append(of[-1]) or limit_gains(*of))
+    monkeypatch.setattr(
+        prospects, "limit_gains", lambda *of, **freedom: noises.append(of[-1]) or limit_gains(*of, **freedom)
+    )
 
     def noise(width: float) -> float:
         search = Search(candidates(), "throughput", Slo(p99_latency_ms=20))
