@@ -16,10 +16,10 @@ PATIENCE = 4
 docs/search.md; a promise here counts what breaks a limit as worthless, and draws from Student's t, so it
 falls slower than the expected improvement of which that was said.
 
-On the tables of `benchmarks/laws.py` that is after 17 runs (median) with less than 0.01% left to gain, with
-the noise of docs/search.md after 20 with 0.3%. On the recorded ones of `benchmarks/surfaces`, whose best
-stands out by chance as one visit differs from the next, after 28 with 0.2% and after 34 with 1.1%. Where one
-ask that promised little was enough, twice as much was left to gain on tables of GPUs.
+On the tables of `benchmarks/laws.py` that is after 15 runs (median) with 0.1% left to gain, with the noise of
+docs/search.md after 16 with 1.0%. On the recorded ones of `benchmarks/surfaces`, whose best stands out by
+chance as one visit differs from the next, after 20 with 0.1% and after 24 with 2.2%. To wait for up to seven
+asks that promise little found hardly more in any of them, nor on tables of GPUs.
 """
 
 _SMALL_SHARE = 0.1

@@ -21,11 +21,13 @@ from tritonc.tuner.surrogate import quantity
 SLO = Slo(p99_latency_ms=25)
 
 
-def gains(kept: list[float], mean: list[float], deviation: float, noise: float) -> np.ndarray:
+def gains(
+    kept: list[float], mean: list[float], deviation: float, noise: float, freedom: float = 5.0
+) -> np.ndarray:
     """Of a pair of worth 1 that may break its limit, and of one of worth 0.6 that keeps it."""
     worth = np.array([1.0, 0.6]) * kept
     return limit_gains(
-        worth, np.array(kept), np.array(mean), np.full(2, deviation), np.full(2, noise), freedom=5.0
+        worth, np.array(kept), np.array(mean), np.full(2, deviation), np.full(2, noise), freedom=freedom
     )
 
 
@@ -41,6 +43,18 @@ def test_learning_alone_is_no_gain_where_there_is_nothing_else_to_choose(deviati
     kept = np.array([float(stdtr(5, deviations))])
     [gain] = limit_gains(kept, kept, np.array([-deviations]), np.array([1.0]), np.array([0.5]), freedom=5.0)
     assert gain == pytest.approx(0, abs=1e-9)
+
+
+def test_what_is_unlikely_promises_less_the_more_is_measured():
+    few, many = (gains([0.02, 1.0], [0.13, -0.5], 0.05, 0.02, freedom)[0] for freedom in (5.0, 50.0))
+    assert 0 < many < few / 2
+    search, freedom = Search(candidates(), "throughput", SLO), []
+    for _ in range(3):
+        pair = search.ask()
+        assert pair is not None
+        search.tell(*pair, measured(*pair))
+        freedom.append(search._model().freedom)
+    assert np.diff(freedom).tolist() == [1, 1]
 
 
 def test_noise_makes_it_pay_less_and_certainty_nothing():
