@@ -30,7 +30,7 @@ from typing import Any
 from tritonc.compiler.candidate import Candidate
 from tritonc.schemas.lock import KnobValue
 from tritonc.schemas.measurement import ClosedLoad, Failure, Interval, Load, Measurement
-from tritonc.tuner.encoding import in_flight
+from tritonc.tuner.serving import in_flight
 
 FOLDER = Path(__file__).parent / "surfaces"
 MEASURES = ("throughput", "avg", "p50", "p90", "p95", "p99", "requests", "memory_bytes")

@@ -10,68 +10,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from tritonc.compiler.candidate import Candidate
-from tritonc.compiler.joint import AFTER_MODEL, BETWEEN_MODELS
 from tritonc.schemas.lock import KnobValue
-from tritonc.schemas.measurement import ClosedLoad, Load
+from tritonc.schemas.measurement import Load
+from tritonc.tuner.serving import (
+    BASIS_COLUMNS,
+    LOAD_COLUMNS,
+    Law,
+    Service,
+    bare,
+    behaviour,
+    in_flight,
+    prefixes,
+)
 
 Floats = npt.NDArray[np.float64]
 Pair = tuple[Candidate, Load]
 """What can be measured: a candidate under a load."""
 
-Fill = Literal["whole", "half", "alone"]
-"""What an execution holds; see `Law`."""
-
-LOAD_COLUMNS = 5
-"""Columns of a row that depend on the load."""
-
-FILLS: tuple[Fill, ...] = get_args(Fill)
-_TERMS = 3  # of a law for each of them: the batch, that padded, and the instances that are busy
-
 _ONE_HOT = 1 / math.sqrt(2)  # two categories are as far apart as the two ends of a range
-_DELAY_RANGE = 12.0  # doublings of a delay that are as far apart as the two ends of a range
 _IDLE_WEIGHT = 0.2  # of a size that an execution never reaches
-_LOAD_RANGE = 6.0  # doublings of load that are as far apart as the two ends of a range
-
-EXPECTED_GAIN: Mapping[str, Mapping[KnobValue, float]] = {
-    "precision": {"fp16": 0.4, "int8": 0.5},
-    "accelerator": {"tensorrt": 0.5, "cuda": 0.2, "openvino": 0.2},
-    "backend": {"tensorrt": 0.5, "openvino": 0.2},
-    "dynamic_batching": {True: 0.2},
-}
-"""What a category is expected to change in log throughput before it is measured: it only decides what is
-measured first."""
-
-
-def behaviour(candidate: Candidate, request_batch: float = 1) -> Mapping[str, KnobValue]:
-    """The knobs that make a difference, with `effective_batch` in the place of `max_batch_size`.
-
-    Without dynamic batching an execution holds one request, however large it might be, so candidates that
-    differ only in `max_batch_size` behave alike.
-    """
-    values = candidate.values
-    for of in _prefixes(values):
-        size = values.pop(f"{of}max_batch_size", None)
-        if isinstance(size, int):
-            batches = values.get(f"{of}dynamic_batching") is not False
-            values[f"{of}effective_batch"] = max(size, request_batch) if batches else request_batch
-    return values
-
-
-def _prefixes(values: Mapping[str, KnobValue]) -> list[str]:
-    """What stands before the knobs of each member of a joint candidate (`compiler.joint`), else nothing."""
-    return list(dict.fromkeys(knob[: knob.rfind(AFTER_MODEL) + 1] for knob in values))
-
-
-def in_flight(load: Load) -> float:
-    """What a load amounts to: inferences under way (closed), or inferences a second (open)."""
-    amount = load.concurrency if isinstance(load, ClosedLoad) else load.rate
-    return float(amount * load.mean_request_batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,39 +108,9 @@ class Encoding:
             tuple(pairs),
             np.array(rows, np.float64).reshape(len(pairs), self.knobs + LOAD_COLUMNS),
             np.array(amounts, np.float64),
-            np.array(services, np.float64).reshape(len(pairs), 1 + _TERMS * len(FILLS)),
+            np.array(services, np.float64).reshape(len(pairs), BASIS_COLUMNS),
             np.array(waits, np.float64),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Law:
-    """How throughput follows from batch and instances.
-
-    Attributes:
-        part: what each inference adds to the cost of an execution, relative to its start.
-        scaling: exponent with which throughput grows with busy instances.
-        fill: what an execution holds as far as it can of what is in flight at an instance: all; or half, as
-            what arrives during an execution waits for the next one; or but one request where no knob says
-            that requests share executions.
-        padded: whether a batch costs what one of the next power of two does, where every execution holds it.
-    """
-
-    part: float
-    scaling: float
-    fill: Fill = "whole"
-    padded: bool = False
-
-
-LAWS = tuple(
-    Law(part, scaling, fill, padded)
-    for padded in (False, True)
-    for fill in FILLS
-    for part in (0.25, 0.03, 1.0, 8.0)
-    for scaling in (0.5, 0.0, 1.0)
-)
-"""Those that are considered, what is expected first at the front. Of equals the first is taken: what hopes
-for more, as one run at a heavy load corrects that, and the other would never be found out."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -188,8 +120,7 @@ class Table:
     Attributes:
         rows: one for each pair.
         amounts: logarithms of `in_flight`.
-        services: for each pair its expected gain, then for each of `FILLS` the batch that an execution would
-            hold, that padded and the instances that would be busy, all logarithms; see `expected_throughput`.
+        services: for each pair what a law says its throughput of; see `Service.basis`.
         waits: for each pair the seconds that a request spends waiting for a batch that cannot be filled, over
             what is in flight.
     """
@@ -201,14 +132,14 @@ class Table:
     waits: Floats
 
     def expected_throughput(self, law: Law, level: float = -math.inf) -> Floats:
-        """Logarithms, but for a constant: an execution costs a start and a part for each inference.
+        """Logarithms, but for a constant, as a law has them.
 
         Args:
             law: how it follows from batch and instances.
             level: that constant, of inferences a second, by which it is known how much waiting adds to the
                 time that a request takes; nothing unless given.
         """
-        free = self._without_waiting(law)
+        free = law.expected(self.services)
         return np.asarray(free - np.log1p(np.exp(free + level) * self.waits))
 
     def level(self, law: Law, values: Floats) -> float:
@@ -221,14 +152,7 @@ class Table:
         says = serving > 0
         if not says.any():
             return -math.inf
-        return float(np.median(-np.log(serving[says]) - self._without_waiting(law)[says]))
-
-    def _without_waiting(self, law: Law) -> Floats:
-        gain = self.services[:, 0]
-        first = 1 + _TERMS * FILLS.index(law.fill)
-        batch, padded, busy = self.services[:, first : first + _TERMS].T
-        cost = np.log1p(law.part * np.exp(padded if law.padded else batch))
-        return np.asarray(gain + batch - cost + law.scaling * busy)
+        return float(np.median(-np.log(serving[says]) - law.expected(self.services)[says]))
 
     def at(self, places: Sequence[int]) -> Table:
         """Some of the pairs, by their positions."""
@@ -245,7 +169,7 @@ class Table:
 def _described(candidate: Candidate) -> dict[str, KnobValue]:
     """What there are columns for: the behaviour, the number of threads that work at once, and the size."""
     described = dict(behaviour(candidate))
-    for of in _prefixes(candidate.values):
+    for of in prefixes(candidate.values):
         instances = described.get(f"{of}instance_count")
         threads = described.get(f"{of}intra_op_thread_count")
         if isinstance(instances, int) and isinstance(threads, int):
@@ -268,7 +192,7 @@ def _columns(knob: str, values: Sequence[KnobValue], is_partial: bool) -> list[_
         apart = [value for value in numbers if value < 0]
         places = [_logarithm(value) for value in numbers if value >= 0]
         low, high = min([*([0.0] if is_partial or apart else []), *places]), max(places, default=0.0)
-        weight = _IDLE_WEIGHT if _bare(knob) == "max_batch_size" else 1.0
+        weight = _IDLE_WEIGHT if bare(knob) == "max_batch_size" else 1.0
         axis = [_Column(knob, low, high, weight=weight)] if high > low else []
         return [*axis, *(_Column(knob, category=value) for value in apart)]
     if set(map(type, values)) == {bool} and not is_partial:
@@ -278,127 +202,3 @@ def _columns(knob: str, values: Sequence[KnobValue], is_partial: bool) -> list[_
 
 def _logarithm(value: KnobValue) -> float:
     return math.log2(1 + max(0.0, float(value))) if isinstance(value, int | float) else 0.0
-
-
-def _number(value: KnobValue | None, default: float) -> float:
-    return max(1.0, float(value)) if isinstance(value, int | float) else default
-
-
-def _expected_gain(values: Mapping[str, KnobValue]) -> float:
-    gain = sum(EXPECTED_GAIN.get(_bare(knob), {}).get(value, 0.0) for knob, value in values.items())
-    return gain / max(1, len(_prefixes(values)))
-
-
-def _bare(knob: str) -> str:
-    return knob.rpartition(AFTER_MODEL)[2]
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """How a candidate serves, as far as its knobs say.
-
-    Attributes:
-        instances: executions that can run at once.
-        batch: inferences that an execution can hold; infinite where no knob says.
-        padded: that many where an engine runs the next power of two.
-        enough: inferences with which a batch waits for no more: the smallest preferred size, or all it holds.
-        delay_us: how long a batch that is not full waits for more.
-        gain: of its categories, expected before anything is measured.
-    """
-
-    instances: float
-    batch: float
-    padded: float
-    enough: float
-    delay_us: float
-    gain: float
-
-    @classmethod
-    def of(cls, candidate: Candidate, request_batch: float) -> Service:
-        """From the knobs of a candidate.
-
-        Requests under way in an ensemble are spread over all of its models. Models that only share the
-        machine have loads of their own, of which nothing is known here.
-        """
-        values = behaviour(candidate, request_batch)
-        gain = _expected_gain(values)
-        if BETWEEN_MODELS in candidate.model:
-            return cls(1.0, float(request_batch), _padded(request_batch), float(request_batch), 0.0, gain)
-        of_each = _prefixes(values) or [""]
-        counts = [_number(values.get(f"{of}instance_count"), 1.0) for of in of_each]
-        batches = [_batch(values, of, request_batch) for of in of_each]
-        enough = [_enough(values, of, batch) for of, batch in zip(of_each, batches, strict=True)]
-        delays = [values.get(f"{of}max_queue_delay_microseconds") for of in of_each]
-        return cls(
-            instances=sum(counts),
-            batch=float(np.average(batches, weights=counts)),
-            padded=float(np.average([_padded(batch) for batch in batches], weights=counts)),
-            enough=float(np.average(enough, weights=counts)),
-            delay_us=sum(float(delay) for delay in delays if isinstance(delay, int | float)),
-            gain=gain,
-        )
-
-    def formed(self, load: Load) -> float:
-        """Inferences that an execution holds when those in flight spread over the instances."""
-        if load.kind != "closed":
-            return self._batch(load)
-        return min(self.batch, max(load.mean_request_batch, in_flight(load) / self.instances))
-
-    def wait_s(self, load: Load) -> float:
-        """Seconds that a batch waits which the requests in flight cannot fill: as long as it may."""
-        waits = load.kind == "closed" and in_flight(load) < self.enough < math.inf
-        return self.delay_us / 1e6 if waits else 0.0
-
-    def columns(self, load: Load) -> list[float]:
-        """The columns of a load; see `Encoding.table`."""
-        amount, batch = in_flight(load), self._batch(load)
-        logs = (amount, amount / (self.instances * batch), load.mean_request_batch, self.formed(load))
-        left = amount % batch / amount if load.kind == "closed" else 1.0
-        waiting = left * math.log2(1 + self.delay_us) / _DELAY_RANGE
-        return [*(math.log2(value) / _LOAD_RANGE for value in logs), waiting]
-
-    def basis(self, load: Load) -> list[float]:
-        """What `Table.expected_throughput` is made of, for one load."""
-        if load.kind != "closed":
-            return [math.log(in_flight(load)), *[0.0] * _TERMS * len(FILLS)]
-        of_all = [
-            (batch, self._padded(batch, load), min(self.instances, in_flight(load) / batch))
-            for batch in (self._filled(fill, load) for fill in FILLS)
-        ]
-        return [self.gain, *(math.log(value) for each in of_all for value in each)]
-
-    def _filled(self, fill: Fill, load: Load) -> float:
-        """Inferences that an execution holds; where it may wait for more it is not for half of them only."""
-        request, whole = load.mean_request_batch, self.formed(load)
-        if fill == "alone":
-            return whole if math.isfinite(self.batch) else request
-        if fill == "whole" or self.delay_us:
-            return whole
-        return max(request, min(whole, in_flight(load) / self.instances / 2))
-
-    def _padded(self, batch: float, load: Load) -> float:
-        """A batch as an engine pads it: one that is such only on average is of all sizes, and is not."""
-        if batch == self.batch:
-            return self.padded
-        return _padded(batch) if batch == load.mean_request_batch else batch
-
-    def _batch(self, load: Load) -> float:
-        """Inferences that an execution can hold; of one request where no knob says."""
-        return self.batch if math.isfinite(self.batch) else load.mean_request_batch
-
-
-def _padded(batch: float) -> float:
-    """The next power of two."""
-    return 2.0 ** math.ceil(math.log2(batch)) if math.isfinite(batch) else batch
-
-
-def _batch(values: Mapping[str, KnobValue], of: str, request_batch: float) -> float:
-    """Inferences that an execution of the model whose knobs begin with `of` can hold."""
-    is_unknown = f"{of}effective_batch" not in values and values.get(f"{of}dynamic_batching") is not False
-    return math.inf if is_unknown else _number(values.get(f"{of}effective_batch"), float(request_batch))
-
-
-def _enough(values: Mapping[str, KnobValue], of: str, batch: float) -> float:
-    """Inferences with which a batch of that model waits for no more."""
-    preferred = values.get(f"{of}preferred_batch_size")
-    return float(min(preferred)) if isinstance(preferred, tuple) and preferred else batch

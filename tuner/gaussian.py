@@ -26,7 +26,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Kernel
 from threadpoolctl import ThreadpoolController
 
-from tritonc.tuner.encoding import LOAD_COLUMNS
+from tritonc.tuner.serving import LOAD_COLUMNS
 
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]

@@ -15,7 +15,6 @@ from tritonc.tuner import objective
 from tritonc.tuner.baseline_outputs import BaselineOutputs
 from tritonc.tuner.bench import Bench
 from tritonc.tuner.capacity import NOTHING_KNOWN, Capacity, Known
-from tritonc.tuner.encoding import in_flight
 from tritonc.tuner.engines import Server, ServerFailure
 from tritonc.tuner.faults import SERVER_GONE
 from tritonc.tuner.loads import closed_load, is_replayed, lower_load
@@ -25,6 +24,7 @@ from tritonc.tuner.recorded import Recorded, Reused, day_of
 from tritonc.tuner.records import NOTHING_BEFORE, Before, NoRecords, Records
 from tritonc.tuner.reference import ReferenceWatch, requests_of_look
 from tritonc.tuner.sample import Sample, pooled
+from tritonc.tuner.serving import in_flight
 from tritonc.tuner.stand import Stand
 from tritonc.tuner.under_load import SHORTEST_S, WINDOW_S, take_sample
 from tritonc.tuner.verify import Reference, references_of

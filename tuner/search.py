@@ -22,12 +22,13 @@ from tritonc.compiler.space import Space
 from tritonc.schemas.measurement import ClosedLoad, Failure, Load, Measurement
 from tritonc.schemas.spec import Slo
 from tritonc.tuner.categories import Category, categories_of, differences, with_any, with_names
-from tritonc.tuner.encoding import LAWS, Encoding, Pair, Table, in_flight
+from tritonc.tuner.encoding import Encoding, Pair, Table
 from tritonc.tuner.objective import Objective
 from tritonc.tuner.pairs import Loads, Pairs
 from tritonc.tuner.pareto import chebyshev, is_on_front
 from tritonc.tuner.promise import Promise, promises_little, together, worth_a_run
 from tritonc.tuner.prospects import SURE, Beside, Prospects, axis_means, sobol_points
+from tritonc.tuner.serving import LAWS, in_flight
 from tritonc.tuner.terms import Goals
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from tritonc.schemas.measurement import EngineInfo, Failure, Hardware, Interval,
 from tritonc.tuner.capacity import Capacity
 from tritonc.tuner.categories import Category, categories_of
 from tritonc.tuner.confirm import LAST_LOOK, MATTERS, Comparison, Role, Verdict, decide
-from tritonc.tuner.encoding import behaviour
 from tritonc.tuner.events import Confirming, Observer, SearchEnded, TrialStarted, Warned
 from tritonc.tuner.front import MEMBERS, Choice, choose, front_of, trials_on_front
 from tritonc.tuner.further_workloads import first_of, further_in
@@ -22,6 +21,7 @@ from tritonc.tuner.objective import axes_of, missed, weights_of
 from tritonc.tuner.optuna_search import ANY_THROUGHPUT, Goal, OptunaSearch
 from tritonc.tuner.promise import PATIENCE
 from tritonc.tuner.race import Entrant, Finisher, Measuring, Sample, race
+from tritonc.tuner.serving import behaviour
 from tritonc.tuner.session import Session
 from tritonc.tuner.trial import Trial
 

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tritonc.schemas.measurement import Load, Measurement
-from tritonc.tuner.encoding import LAWS, Encoding, Law, Table, in_flight
+from tritonc.tuner.encoding import Encoding, Table
 from tritonc.tuner.gaussian import STRAY_ODDS, STRAY_VARIANCE, Gaussian, Places, Prior
 from tritonc.tuner.objective import held_memory_bytes
+from tritonc.tuner.serving import LAWS, Law, in_flight
 from tritonc.tuner.statistics import standard_error
 from tritonc.tuner.terms import Term
 

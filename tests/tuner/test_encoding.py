@@ -10,7 +10,8 @@ import pytest
 from tests.tuner.tables import candidate, candidates
 from tritonc.compiler.joint import joined
 from tritonc.schemas.measurement import ClosedLoad, OpenLoad
-from tritonc.tuner.encoding import LOAD_COLUMNS, Encoding, Law, Service, behaviour, in_flight
+from tritonc.tuner.encoding import Encoding
+from tritonc.tuner.serving import LOAD_COLUMNS, Law, Service, behaviour, in_flight
 
 ALL = candidates()
 ENCODING = Encoding(ALL)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 
-from tritonc.tuner.encoding import LOAD_COLUMNS
 from tritonc.tuner.gaussian import Gaussian, Prior, Structured
+from tritonc.tuner.serving import LOAD_COLUMNS
 
 PRIOR = Prior(candidate=0.5, load=0.3, rest=0.2, own=0.04, pair=0.015, noise=0.015, only_low=True)
 KNOBS = 3

@@ -9,10 +9,10 @@ from tritonc.compiler.joint import joined, joint_space, members_of
 from tritonc.compiler.space import Space
 from tritonc.schemas.measurement import Failure
 from tritonc.schemas.spec import Slo
-from tritonc.tuner.encoding import behaviour
 from tritonc.tuner.joint_study import Alone, carried_in, goal_of
 from tritonc.tuner.joint_worth import JOINT_LOAD
 from tritonc.tuner.optuna_search import Goal, OptunaSearch
+from tritonc.tuner.serving import behaviour
 
 
 def of_model(model: str) -> Space:
