@@ -18,8 +18,8 @@ falls slower than the expected improvement of which that was said.
 
 On the tables of `benchmarks/laws.py` that is after 15 runs (median) with 0.1% left to gain, with the noise of
 docs/search.md after 16 with 1.0%. On the recorded ones of `benchmarks/surfaces`, whose best stands out by
-chance as one visit differs from the next, after 20 with 0.1% and after 24 with 2.2%. To wait for up to seven
-asks that promise little found hardly more in any of them, nor on tables of GPUs.
+chance as one visit differs from the next, after 20 with 0.1% and after 24 with 2.2%. To wait for up to
+seven asks that promise little found hardly more with noise in any of them, nor on tables of GPUs.
 """
 
 _SMALL_SHARE = 0.1

@@ -76,6 +76,33 @@ def test_batches_that_are_padded_to_a_power_of_two_are_found_out():
     assert expected[3] > expected[4]
 
 
+def test_that_executions_hold_half_of_what_is_in_flight_is_found_out():
+    """Clients are answered in turns then: no batch is full before there are twice as many."""
+    sizes = [candidate(dynamic_batching=True, max_batch_size=size) for size in (2, 4, 8)]
+    pairs = [(one, load) for one in sizes for load in LOADS[:4]]
+
+    def told(share: float) -> str:
+        made = Surrogate(Encoding(sizes), ("throughput",))
+        held = [max(1.0, min(made_for(one), load.concurrency * share)) for one, load in pairs]
+        rates = [1000 * batch / (1 + 0.25 * batch) for batch in held]
+        shown = [measurement(load, rate, 1) for (_, load), rate in zip(pairs, rates, strict=True)]
+        made.fit(made.encoding.table(pairs), shown)
+        return made._law.fill
+
+    def made_for(one: Candidate) -> float:
+        size = one.values["max_batch_size"]
+        assert isinstance(size, int)
+        return size
+
+    assert (told(1), told(1 / 2)) == ("whole", "half")
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_each_measurement_makes_a_prediction_one_degree_of_freedom_surer(count: int):
+    pairs = [(one, LOADS[0]) for one in CANDIDATES[:count]]
+    assert surrogate(lambda _: 100.0, pairs).freedom == 5 + count
+
+
 def test_one_measurement_tells_how_much_a_batch_waits_that_cannot_be_filled():
     """A delay of 3 ms costs 4 clients 3 ms, however quick an execution is, and 32 clients nothing."""
     at_once, waiting = (
