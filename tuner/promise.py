@@ -17,9 +17,9 @@ docs/search.md; a promise here counts what breaks a limit as worthless, and draw
 falls slower than the expected improvement of which that was said.
 
 On the tables of `benchmarks/laws.py` that is after 15 runs (median) with 0.1% left to gain, with the noise of
-docs/search.md after 16 with 1.0%. On the recorded ones of `benchmarks/surfaces`, whose best stands out by
-chance as one visit differs from the next, after 20 with 0.1% and after 24 with 2.2%. To wait for up to
-seven asks that promise little found hardly more with noise in any of them, nor on tables of GPUs.
+docs/search.md after 17 with 0.9%. On the recorded ones of `benchmarks/surfaces`, whose best stands out by
+chance as one visit differs from the next, after 20 with 0.1% and after 24 with 1.4%; two such asks instead of
+four ended it after 21 with 1.7%.
 """
 
 _SMALL_SHARE = 0.1

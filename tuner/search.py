@@ -41,7 +41,9 @@ CLOSED_LOADS: tuple[Load, ...] = tuple(ClosedLoad(concurrency=2**step) for step 
 REPEATS = 8
 """Times that a pair is measured at most."""
 _UNSETTLED = 0.03  # a promise below which the leader is rather measured again: one in thirty is far off
-_SEEN = 2  # times that the leader is measured at least, then
+_SEEN = 2
+"""Times that the leader is measured at least, then. What is taken to be off counts as none: where two of one
+pair contradict each other, it may be the other one that is."""
 _GIVEN_UP = 0.2  # probability to be measurable at all below which a candidate is not tried
 
 
@@ -317,7 +319,8 @@ class Search:
         for place in once:
             pair = fitted[place][0]
             promised[pair] = max(promised[pair], doubts[place])
-        least = worth_a_run(max(map(self._model().scatter, self._goals.axes)))
+        model = self._model()
+        least = worth_a_run(max(map(model.scatter, self._goals.axes)))
         askable = [
             pair
             for pair in (*table.pairs, *besides)
@@ -339,7 +342,8 @@ class Search:
         self._promises.append(promise)
         if self._is_confirmed:
             return None if promise.is_last else chosen
-        is_unsettled = not is_front and times[leader] < _SEEN and leader in askable
+        believed = Counter(pair for (pair, _), is_off in zip(fitted, model.stray, strict=True) if not is_off)
+        is_unsettled = not is_front and believed[leader] < _SEEN and leader in askable
         return leader if is_unsettled and promised[chosen] < _UNSETTLED else chosen
 
     def _untried(self, askable: Sequence[Pair]) -> Mapping[Pair, Set[Category]]:

@@ -102,7 +102,7 @@ class Surrogate:
             model = self._models.setdefault(name, Gaussian(self.encoding.knobs, PRIORS[kind]))
             model.fit(table.rows, *told[name])
             self._variances[name] = float(np.median(variances[variances < _UNKNOWN]))
-        stray = np.any([model.stray for model in self._models.values()], axis=0)
+        stray = self.stray
         for name, model in self._models.items():
             if (model.stray != stray).any():
                 model.doubt(table.rows, *told[name], stray)
@@ -144,6 +144,11 @@ class Surrogate:
             mean, deviation = self._models[name].without(places, table.rows)
             found[name] = (mean + self._expected(name, table), deviation)
         return found
+
+    @property
+    def stray(self) -> npt.NDArray[np.bool_]:
+        """Whether each measurement is more likely off than not, in any quantity."""
+        return np.asarray(np.any([model.stray for model in self._models.values()], axis=0))
 
     @property
     def noise(self) -> Mapping[str, float]:

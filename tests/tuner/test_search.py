@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -592,6 +593,33 @@ def test_a_candidate_whose_last_measurement_was_off_stays_near_the_best():
     search.tell(best.candidate, best.load, CRASH)
     assert best.candidate not in [each.candidate for each in search.ranking(pairs)]
     assert search.recommend().candidate != best.candidate
+
+
+def test_a_leader_of_two_measurements_that_contradict_each_other_is_measured_a_third_time():
+    """One of them is off, and nothing says which: a search that believed the good one ended on it."""
+    times: Counter[tuple[Candidate, Load]] = Counter()
+
+    def outcome(one: Candidate, load: Load) -> Measurement | Failure:
+        times[one, load] += 1
+        return slowed(measured(one, load), 1.8 if times[one, load] == 2 else 1.0)
+
+    for seed in range(3):
+        times.clear()
+        search = Search(CANDIDATES, "throughput", SLO, seed=seed)
+        while not search.is_over and len(search.observations) < 60:
+            run(search, 1, outcome)
+        best = search.recommend()
+        assert best is not None
+        assert times[best.candidate, best.load] >= 3
+
+
+def slowed(seen: Measurement | Failure, times: float) -> Measurement | Failure:
+    """As where something else ran meanwhile."""
+    if isinstance(seen, Failure):
+        return seen
+    latency = {name: Interval(value=each.value * times) for name, each in seen.latency_ms.items()}
+    throughput = Interval(value=seen.throughput.value / times)
+    return seen.model_copy(update={"throughput": throughput, "latency_ms": latency})
 
 
 def test_a_ranking_begins_with_what_keeps_the_limits_and_is_among_what_was_asked_for():
