@@ -17,9 +17,8 @@ docs/search.md; a promise here counts what breaks a limit as worthless, and draw
 falls slower than the expected improvement of which that was said.
 
 On the tables of `benchmarks/laws.py` that is after 15 runs (median) with 0.1% left to gain, with the noise of
-docs/search.md after 17 with 0.9%. On the recorded ones of `benchmarks/surfaces`, whose best stands out by
-chance as one visit differs from the next, after 20 with 0.1% and after 24 with 1.4%; two such asks instead of
-four ended it after 21 with 1.7%.
+docs/search.md after 17 with 1.3%. On the recorded ones of `benchmarks/surfaces`, whose best stands out by
+chance as one visit differs from the next, after 20 with 0.2% and after 24 with 1.4%.
 """
 
 _SMALL_SHARE = 0.1

@@ -613,6 +613,27 @@ def test_a_leader_of_two_measurements_that_contradict_each_other_is_measured_a_t
         assert times[best.candidate, best.load] >= 3
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_pair_is_found_before_the_end_though_its_first_measurement_was_off(seed: int):
+    kept = [
+        (one, load)
+        for one in CANDIDATES
+        for load in CLOSED_LOADS
+        if measured(one, load).latency_ms["p99"].value <= SLO.p99_latency_ms
+    ]
+    best = max(kept, key=lambda pair: measured(*pair).throughput.value)
+    search = Search(CANDIDATES, "throughput", SLO, seed=seed)
+    times = 0
+    while not search.is_over:
+        pair = search.ask()
+        assert pair is not None
+        times += pair == best
+        search.tell(*pair, slowed(measured(*pair), 1.25 if pair == best and times == 1 else 1.0))
+    found = search.recommend()
+    assert found is not None
+    assert (found.candidate, found.load) == best
+
+
 def slowed(seen: Measurement | Failure, times: float) -> Measurement | Failure:
     """As where something else ran meanwhile."""
     if isinstance(seen, Failure):
