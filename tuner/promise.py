@@ -16,7 +16,7 @@ PATIENCE = 4
 docs/search.md; a promise here counts what breaks a limit as worthless, and draws from Student's t, so it
 falls slower than the expected improvement of which that was said.
 
-On the tables of `benchmarks/laws.py` that is after 15 runs (median) with 0.1% left to gain, with the noise of
+On the tables of `benchmarks/laws.py` that is after 14 runs (median) with 0.1% left to gain, with the noise of
 docs/search.md after 17 with 1.3%. On the recorded ones of `benchmarks/surfaces`, whose best stands out by
 chance as one visit differs from the next, after 20 with 0.2% and after 24 with 1.4%.
 """
